@@ -1,0 +1,1 @@
+"""What everything stands on: parts, errors, keyed randomness, conditions, batches, files."""

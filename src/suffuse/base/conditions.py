@@ -1,0 +1,78 @@
+"""Conditions: what a sample is to be, as values plus presence masks, and what a network gets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+__all__ = ["Conditions", "Embedding"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Named condition values with a mask each that says for which samples the condition is present.
+
+    "No condition" is a mask, never a sentinel value: guidance's unconditional half and the condition dropout of
+    training are the same structure.
+
+    Attributes:
+        values: Name -> tensor (B, ...), for example `label` (B,) int64.
+        present: Name -> (B,) bool.
+    """
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **values: Tensor) -> Conditions:
+        """All given values present."""
+        return cls(values, {k: torch.ones(v.shape[0], dtype=torch.bool, device=v.device) for k, v in values.items()})
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def absent(self) -> Conditions:
+        """The same values, none present: the unconditional half of guidance."""
+        return Conditions(self.values, {name: torch.zeros_like(mask) for name, mask in self.present.items()})
+
+    def drop(self, mask: Tensor) -> Conditions:
+        """Conditions without those of the samples in `mask`, (B,) bool: condition dropout."""
+        return Conditions(self.values, {name: present & ~mask for name, present in self.present.items()})
+
+    def __getitem__(self, index: slice | Tensor) -> Conditions:
+        return Conditions(
+            {name: value[index] for name, value in self.values.items()},
+            {name: mask[index] for name, mask in self.present.items()},
+        )
+
+    def cat(self, other: Conditions) -> Conditions:
+        """Stack two batches of the same conditions, (B,) and (B',) -> (B + B',)."""
+        return Conditions(
+            {name: torch.cat([value, other.values[name]]) for name, value in self.values.items()},
+            {name: torch.cat([mask, other.present[name]]) for name, mask in self.present.items()},
+        )
+
+    def to(self, device: torch.device | str) -> Conditions:
+        """The same conditions on another device."""
+        return Conditions(
+            {name: value.to(device, non_blocking=True) for name, value in self.values.items()},
+            {name: mask.to(device, non_blocking=True) for name, mask in self.present.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What conditioners hand to a network.
+
+    Attributes:
+        vector: One vector a sample, added to the time embedding, (B, D); None when there is none.
+        tokens: A sequence a sample for cross-attention, (B, N, D); None when there is none.
+        tokens_mask: Which tokens count, (B, N) bool; None when all do.
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    tokens_mask: Tensor | None = None

@@ -1,0 +1,1 @@
+"""Objectives: from a batch to named losses."""

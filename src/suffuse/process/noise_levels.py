@@ -1,0 +1,150 @@
+"""Noise levels: at which times we train, given as quantile functions of a uniform number.
+
+A quantile function makes every distribution low-discrepancy for free (stratified numbers in, stratified times out) and
+leaves no state to save.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from suffuse.base.errors import UsageError
+from suffuse.base.part import Part
+from suffuse.base.randomness import Draws
+from suffuse.process.path import PathPart
+
+__all__ = ["LogNormal", "LogitNormal", "NoiseLevelsPart", "UniformIndices", "UniformTimes"]
+
+
+class NoiseLevelsPart(Part, abc.ABC):
+    """Distribution of training times.
+
+    Attributes:
+        stratified: Spread the batch's uniform numbers evenly, u_i = (u + i / B) mod 1, which lowers the variance of the
+            loss without changing its mean (kingma2021vdm, Appendix I.1).
+    """
+
+    kind: str
+    stratified: bool = False
+
+    @abc.abstractmethod
+    def quantile(self, u: Tensor, path: PathPart) -> Tensor:
+        """Times at which the distribution function has the values u: (B,) in (0, 1) -> (B,) float64."""
+
+    @abc.abstractmethod
+    def cdf(self, t: Tensor, path: PathPart) -> Tensor:
+        """Distribution function: the share of training below time t, (B,) float64 in [0, 1]."""
+
+    def draw(self, draws: Draws, path: PathPart) -> Tensor:
+        """Times for the samples of `draws`, (B,) float64."""
+        if self.stratified:
+            u = (draws.shared_uniform("times") + draws.index.to(torch.float64) / draws.total) % 1.0
+            # The shared number may land on 0 or 1 to rounding; quantiles of unbounded distributions need the inside.
+            u = u.clamp(1e-12, 1 - 1e-12)
+        else:
+            u = draws.uniform("times")
+        return self.quantile(u, path)
+
+    def check(self, path: PathPart) -> None:
+        """Raise a `UsageError` when the distribution cannot be used on the path."""
+
+
+class UniformIndices(NoiseLevelsPart):
+    """Every index of a table equally often. Source: ho2020ddpm, Algorithm 1."""
+
+    kind: Literal["indices"] = "indices"
+
+    def quantile(self, u: Tensor, path: PathPart) -> Tensor:
+        """floor(u T)."""
+        return (u * _indices(path)).floor()
+
+    def cdf(self, t: Tensor, path: PathPart) -> Tensor:
+        """(floor(t) + 1) / T."""
+        return ((t.floor() + 1) / _indices(path)).clamp(0, 1)
+
+    def check(self, path: PathPart) -> None:
+        """A continuous path has no indices."""
+        _indices(path)
+
+
+def _indices(path: PathPart) -> int:
+    if path.indices is None:
+        raise UsageError(
+            f"noise levels 'indices' need a path with a table, but {path.kind!r} is continuous; set path.steps, or use "
+            "noise levels 'uniform'"
+        )
+    return path.indices
+
+
+class UniformTimes(NoiseLevelsPart):
+    """Uniform over [t_min, t_max], real-valued on tables too."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def quantile(self, u: Tensor, path: PathPart) -> Tensor:
+        """Affine."""
+        return path.t_min + u * (path.t_max - path.t_min)
+
+    def cdf(self, t: Tensor, path: PathPart) -> Tensor:
+        """Affine."""
+        return ((t - path.t_min) / (path.t_max - path.t_min)).clamp(0, 1)
+
+
+class LogNormal(NoiseLevelsPart):
+    """log(sigma / alpha) is normal. Source: karras2022edm, Table 1.
+
+    On paths with a bounded range of noise levels the normal is truncated to that range.
+    """
+
+    kind: Literal["log_normal"] = "log_normal"
+    mean: float = -1.2
+    std: float = Field(default=1.2, gt=0)
+
+    def _range(self, path: PathPart) -> tuple[float, float]:
+        """Normal distribution function at the ends of the path's domain."""
+        low, high = path.domain
+        ends = torch.tensor([low, high], dtype=torch.float64)
+        log_sigma = -path.half_log_snr(ends) if math.isfinite(high) else ends.log()
+        first, last = _normal_cdf((log_sigma - self.mean) / self.std).tolist()
+        return first, last
+
+    def quantile(self, u: Tensor, path: PathPart) -> Tensor:
+        """Through the normal quantile, within the path's range."""
+        first, last = self._range(path)
+        z = torch.special.ndtri(first + u * (last - first))
+        return path.t_of(-(self.mean + self.std * z))
+
+    def cdf(self, t: Tensor, path: PathPart) -> Tensor:
+        """Normal distribution function of log(sigma / alpha), within the path's range."""
+        first, last = self._range(path)
+        value = _normal_cdf((-path.half_log_snr(t) - self.mean) / self.std)
+        return ((value - first) / (last - first)).clamp(0, 1)
+
+
+class LogitNormal(NoiseLevelsPart):
+    """logit of the relative time is normal. Source: esser2024sd3, Section 3.1."""
+
+    kind: Literal["logit_normal"] = "logit_normal"
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+
+    def quantile(self, u: Tensor, path: PathPart) -> Tensor:
+        """sigmoid(mean + std z), stretched over [t_min, t_max]."""
+        share = torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+        return path.t_min + share * (path.t_max - path.t_min)
+
+    def cdf(self, t: Tensor, path: PathPart) -> Tensor:
+        """Normal distribution function of the logit."""
+        share = ((t - path.t_min) / (path.t_max - path.t_min)).clamp(0, 1)
+        return _normal_cdf((torch.logit(share) - self.mean) / self.std)
+
+
+def _normal_cdf(z: Tensor) -> Tensor:
+    value: Tensor = torch.special.ndtr(z)
+    return value

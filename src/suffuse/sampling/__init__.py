@@ -1,0 +1,1 @@
+"""Sampling: grids, solvers, guidance and the one loop."""
