@@ -1,0 +1,203 @@
+"""The one sampling loop: images with keys of their own, so that image k of a seed is the same in any batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from suffuse.base.call import Call
+from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
+from suffuse.base.randomness import Draws
+from suffuse.process import PathPart
+from suffuse.sampling.grid import GridPart
+from suffuse.sampling.guidance.base import Denoise, GuidancePart, NoGuidance
+from suffuse.sampling.solvers.base import Estimate, Estimator, SolverPart
+
+__all__ = ["Model", "Samples", "autocast", "sample", "sample_batches"]
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Model(Protocol):
+    """What can be sampled: a Denoiser, an exact density, a mixture of experts."""
+
+    path: PathPart
+
+    @property
+    def estimate(self) -> Literal["mean", "endpoint"]:
+        """Whether `denoise` gives the posterior mean or a consistency model's endpoint."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the samples are made."""
+        ...
+
+    def denoise(self, x: Tensor, t: float | Tensor, cond: Conditions | None = None, call: Call | None = None) -> Tensor:
+        """Estimate of x0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What sampling gives.
+
+    Attributes:
+        x: Samples, (n, ...), on the model's device.
+        nfe: Network evaluations per sample, guidance's halves included: counted, not assumed.
+        seconds: Wall time.
+    """
+
+    x: Tensor
+    nfe: float
+    seconds: float
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision for networks; sampler state and coefficients stay float32 or wider."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class _Counter:
+    """Counts the rows that a network evaluates."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.rows = model, 0
+
+    def __call__(self, x: Tensor, t: float, cond: Conditions | None, call: Call) -> Estimate:
+        self.rows += len(x)
+        return Estimate(self.model.denoise(x, t, cond, call))
+
+
+def _estimator(guided: Denoise, cond: Conditions | None, step: int, steps: int) -> Estimator:
+    def estimate(x: Tensor, t: float, substep: int = 0) -> Estimate:
+        return guided(x, t, cond, Call(step=step, steps=steps, substep=substep))
+
+    return estimate
+
+
+def sample_batches(
+    model: Model,
+    n: int,
+    *,
+    shape: tuple[int, ...],
+    solver: SolverPart,
+    grid: GridPart,
+    guidance: GuidancePart | None = None,
+    cond: Conditions | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    first: int = 0,
+    dtype: torch.dtype = torch.float32,
+    precision: Precision = "float32",
+    on_step: Callable[[int, int], None] | None = None,
+) -> Iterator[Samples]:
+    """Sample in batches; memory does not grow with n.
+
+    Args:
+        model: What to sample.
+        n: Number of samples.
+        shape: Shape of one sample, (C, H, W) or (D,).
+        solver: How to go back.
+        grid: Where to stop on the way.
+        guidance: How to steer; None for none.
+        cond: Conditions of all n samples; None for none.
+        seed: With the sample's number it determines the noise, whatever the batch size or device.
+        batch: Samples at a time.
+        first: Number of the first sample.
+        dtype: Of the sampler's state.
+        precision: Of the network.
+        on_step: Called after each step with (samples finished before this batch, steps done in it).
+
+    Raises:
+        UsageError: A count that is not positive, or parts that do not go together; raised at the first batch.
+    """
+    if n < 1 or batch < 1:
+        raise UsageError(f"n is {n} and batch {batch}; both must be at least 1")
+    if solver.needs_mean and model.estimate != "mean":
+        raise UsageError(
+            f"solver {solver.kind!r} needs the posterior mean, but this model estimates the endpoint (a consistency "
+            "model); use a consistency solver"
+        )
+    times = grid.times(model.path)
+    steps = len(times) - 1
+    guidance = guidance or NoGuidance()
+    for start in range(0, n, batch):
+        began = time.perf_counter()
+        index = torch.arange(first + start, first + min(start + batch, n))
+        part = cond[start : start + len(index)].to(model.device) if cond else None
+        counter = _Counter(model)
+        guided = guidance.bind(counter, model.path)
+        draws = Draws(seed, index)
+        with _Evaluating(model), torch.no_grad(), autocast(model.device, precision):
+            # Noise is drawn on the CPU: the same image on any device.
+            x = draws.normal("start", shape).to(model.device, dtype)
+            x = x * float(model.path.level(times[0]).sigma)
+            state = solver.init(x, times, model.path)
+            for i in range(steps):
+                x, state = solver.step(_estimator(guided, part, i, steps), x, state, i, draws.at(i))
+                if on_step is not None:
+                    on_step(start, i + 1)
+        yield Samples(x, counter.rows / len(index), time.perf_counter() - began)
+
+
+class _Evaluating:
+    """Evaluation mode while sampling; the mode of every module comes back."""
+
+    def __init__(self, model: Model) -> None:
+        self.modules = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+
+    def __enter__(self) -> None:
+        for module in self.modules:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.modules:
+            module.training = True
+
+
+def sample(
+    model: Model,
+    n: int,
+    *,
+    shape: tuple[int, ...],
+    solver: SolverPart,
+    grid: GridPart,
+    guidance: GuidancePart | None = None,
+    cond: Conditions | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    first: int = 0,
+    dtype: torch.dtype = torch.float32,
+    precision: Precision = "float32",
+    on_step: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """Sample n samples and stack them; arguments as for `sample_batches`."""
+    parts = list(
+        sample_batches(
+            model,
+            n,
+            shape=shape,
+            solver=solver,
+            grid=grid,
+            guidance=guidance,
+            cond=cond,
+            seed=seed,
+            batch=batch,
+            first=first,
+            dtype=dtype,
+            precision=precision,
+            on_step=on_step,
+        )
+    )
+    rows = sum(part.nfe * len(part.x) for part in parts)
+    return Samples(torch.cat([part.x for part in parts]), rows / n, sum(part.seconds for part in parts))
