@@ -17,6 +17,9 @@ __all__ = ["Joint", "Part", "explain", "parse"]
 P = TypeVar("P", bound="Part")
 ENTRY_POINT_GROUP = "suffuse.parts"
 
+# Kinds of pydantic error whose message already shows the value.
+_OWN_WORDS = frozenset({"in_part", "no_kind", "not_a_part", "unknown_kind"})
+
 
 class Part(BaseModel):
     """A frozen piece of configuration whose methods compute; equal fields make equal parts.
@@ -99,7 +102,12 @@ class Joint:
                 {"name": self.name, "options": ", ".join(sorted(self.parts))},
             )
         part = self.find(str(value["kind"]))
-        return part.model_validate(dict(value))
+        try:
+            return part.model_validate(dict(value))
+        except ValidationError as error:
+            # A ValidationError inside a validator would be flattened to its many-line text.
+            message = str(explain(error, f"{self.name} {value['kind']!r}", part.model_fields))
+            raise PydanticCustomError("in_part", "{message}", {"message": message}) from None
 
     def __get_pydantic_core_schema__(self, source: type[Part], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -116,15 +124,19 @@ def explain(error: ValidationError, owner: str, fields: Mapping[str, Any] | None
     known = list(fields or ())
     sentences = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(piece) for piece in item["loc"]) or owner
+        key = ".".join(str(piece) for piece in item["loc"])
+        place = f"{owner}: {key}" if key else owner
         if item["type"] == "extra_forbidden":
             near = closest(str(item["loc"][-1]), known)
             hint = f"; did you mean {near!r}?" if near else ""
             allowed = f" It has: {', '.join(sorted(known))}." if known else ""
             sentences.append(f"{owner} has no key {key!r}{hint}{allowed}")
+        elif item["type"] in _OWN_WORDS:
+            sentences.append(f"{place}: {item['msg']}")
         else:
-            got = "" if item["type"] in {"missing", "unknown_kind", "no_kind"} else f" (got {item['input']!r})"
-            sentences.append(f"{owner}: {key}: {item['msg']}{got}")
+            message = item["msg"].removeprefix("Value error, ")
+            whole = not item["loc"] or item["type"] == "missing"
+            sentences.append(f"{place}: {message}" + ("" if whole else f" (got {item['input']!r})"))
     return UsageError(" | ".join(sentences))
 
 

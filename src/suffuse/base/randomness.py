@@ -53,11 +53,12 @@ def keys(seed: int, stream: str, step: int, index: Tensor) -> Tensor:
 
 def uniform(key: Tensor, count: int = 1) -> Tensor:
     """Uniform numbers inside (0, 1): (B,) keys -> (B, count) float64; 0 and 1 never occur."""
-    return (((_bits(key, count) >> 11) & (2**53 - 1)).to(torch.float64) + 0.5) * 2.0**-53
+    # 52 bits, not 53: the half must be representable beside them, or the largest number would round to 1.
+    return (((_bits(key, count) >> 12) & (2**52 - 1)).to(torch.float64) + 0.5) * 2.0**-52
 
 
 def normal(key: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Unit normal numbers by Box-Muller: (B,) keys -> (B, *shape) float32, at most 6.7 in size."""
+    """Unit normal numbers by Box-Muller: (B,) keys -> (B, *shape) float32, at most 6.8 in size."""
     count = math.prod(shape)
     bits = _bits(key, (count + 1) // 2)
     radius = ((bits >> 32) & 0xFFFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
@@ -94,6 +95,13 @@ class Draws:
 
     def __len__(self) -> int:
         return int(self.index.shape[0])
+
+    def __getitem__(self, rows: slice) -> Draws:
+        return replace(self, index=self.index[rows])
+
+    def to(self, device: torch.device) -> Draws:
+        """The same samples; draws are made on another device."""
+        return replace(self, index=self.index.to(device, non_blocking=True))
 
     def at(self, step: int) -> Draws:
         """The same samples at another step."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
 from suffuse.models.conditioner import Conditioner, NoCondition
 from suffuse.networks.contract import Network
 from suffuse.process import Identity, Level, PathPart, PredictionPart, TimeConditionPart, eps_of
 from suffuse.process.compose import check_process
+
+if TYPE_CHECKING:
+    from suffuse.models.config import ModelConfig
 
 __all__ = ["Denoiser", "Evaluation"]
 
@@ -66,6 +72,7 @@ class Denoiser(nn.Module):
     """
 
     estimate: ClassVar[Literal["mean", "endpoint"]] = "mean"
+    config: ModelConfig | None = None
 
     def __init__(
         self,
@@ -128,3 +135,30 @@ class Denoiser(nn.Module):
     def denoise(self, x: Tensor, t: float | Tensor, cond: Conditions | None = None, call: Call | None = None) -> Tensor:
         """Estimate of x0, (B, ...): E[x0 | x_t] of the model."""
         return self.evaluate(x, t, cond, call).denoised
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, weights: str | None = None, revision: str | None = None) -> Denoiser:
+        """Load from a folder or from the Hub; arguments as for `suffuse.models.pretrained.load_model`."""
+        from suffuse.models.pretrained import load_model
+
+        return load_model(name, weights=weights, revision=revision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`.
+
+        Raises:
+            UsageError: The model was put together by hand and has no configuration.
+        """
+        from suffuse.models.pretrained import save_model
+
+        if self.config is None:
+            raise UsageError("this model has no configuration to save; build it with ModelConfig(...).build()")
+        save_model(Path(folder), self.config.replace(others=()), self.state_dict(), {})
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Save to a temporary folder and upload it; returns the commit's address."""
+        from suffuse.models.pretrained import push_folder
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(Path(folder), repository, private=private)

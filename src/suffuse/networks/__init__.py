@@ -1,1 +1,31 @@
+"""Networks: what is learned. Parts describe them, `build` makes the modules, all keep one contract."""
 
+from __future__ import annotations
+
+from typing import Annotated
+
+from suffuse.base.part import Joint
+from suffuse.networks.contract import Network, Output, needed_blocks
+from suffuse.networks.dit import DiT, DiTNetwork
+from suffuse.networks.execution import execute
+from suffuse.networks.mlp import MLP, MLPNetwork
+from suffuse.networks.part import NetworkPart, count_parameters
+from suffuse.networks.unet import UNet, UNetNetwork
+
+__all__ = [
+    "MLP",
+    "DiT",
+    "DiTNetwork",
+    "MLPNetwork",
+    "Network",
+    "NetworkConfig",
+    "NetworkPart",
+    "Output",
+    "UNet",
+    "UNetNetwork",
+    "count_parameters",
+    "execute",
+    "needed_blocks",
+]
+
+NetworkConfig = Annotated[NetworkPart, Joint("network", UNet, DiT, MLP)]

@@ -32,7 +32,7 @@ def check_process(
         raise UsageError(
             f"prediction {prediction.kind!r} and path {path.kind!r} do not go together: at the path's last time "
             f"alpha is {end:.1g}, and x0 = (x - sigma eps) / alpha is undefined there; use prediction v, x0, flow or "
-            "edm, or end the path earlier (path.t_end: 0.999)"
+            "edm, or a path that keeps some signal (path.t_end: 0.999, or no zero_terminal_snr)"
         )
     time.check(path)
     if noise_levels is not None:

@@ -7,7 +7,6 @@ leaves no state to save.
 from __future__ import annotations
 
 import abc
-import math
 from typing import Literal
 
 import torch
@@ -20,6 +19,10 @@ from suffuse.base.randomness import Draws
 from suffuse.process.path import PathPart
 
 __all__ = ["LogNormal", "LogitNormal", "NoiseLevelsPart", "UniformIndices", "UniformTimes"]
+
+
+# Below this share of a normal inside the path's range its quantiles lose digits.
+_LEAST_SHARE = 1e-3
 
 
 class NoiseLevelsPart(Part, abc.ABC):
@@ -108,9 +111,7 @@ class LogNormal(NoiseLevelsPart):
 
     def _range(self, path: PathPart) -> tuple[float, float]:
         """Normal distribution function at the ends of the path's domain."""
-        low, high = path.domain
-        ends = torch.tensor([low, high], dtype=torch.float64)
-        log_sigma = -path.half_log_snr(ends) if math.isfinite(high) else ends.log()
+        log_sigma = -path.half_log_snr(torch.tensor(path.domain, dtype=torch.float64))
         first, last = _normal_cdf((log_sigma - self.mean) / self.std).tolist()
         return first, last
 
@@ -125,6 +126,15 @@ class LogNormal(NoiseLevelsPart):
         first, last = self._range(path)
         value = _normal_cdf((-path.half_log_snr(t) - self.mean) / self.std)
         return ((value - first) / (last - first)).clamp(0, 1)
+
+    def check(self, path: PathPart) -> None:
+        """The path's range must hold some of the normal, or nothing is left of it but rounding errors."""
+        first, last = self._range(path)
+        if last - first < _LEAST_SHARE:
+            raise UsageError(
+                f"noise levels 'log_normal' with mean {self.mean} and std {self.std} fall outside path {path.kind!r} "
+                f"(share inside: {last - first:.1g}); move mean nearer to the path's log(sigma / alpha) or raise std"
+            )
 
 
 class LogitNormal(NoiseLevelsPart):

@@ -18,12 +18,19 @@ from torch import Tensor
 
 from suffuse.base.part import Part
 
-__all__ = ["EDM", "Flow", "Level", "PathPart", "TrigonometricPath", "expand", "perturb"]
+__all__ = ["EDM", "Flow", "Level", "PathPart", "TrigonometricPath", "check_below", "expand", "perturb"]
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Reshape (B,) to (B, 1, ...) so that it multiplies `like` (B, ...), in the dtype and on the device of `like`."""
     return values.to(device=like.device, dtype=like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def check_below(**limits: float) -> None:
+    """Raise a `ValueError` for validators unless the first of two named numbers is below the second."""
+    (low, least), (high, most) = limits.items()
+    if least >= most:
+        raise ValueError(f"{low} {least} is not below {high} {most}; swap them or widen the range")
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ class PathPart(Part, abc.ABC):
 
     @property
     def told_scale(self) -> float | None:
-        """Factor that brings times to the 0..1000 that time embeddings expect; None when the path has no such unit."""
-        return 1000.0 / self.t_max
+        """Factor from times, here [0, 1], to the 0..1000 that embeddings expect; None when a path has no such unit."""
+        return 1000.0
 
     @property
     def indices(self) -> int | None:
@@ -163,8 +170,7 @@ class EDM(PathPart):
 
     @model_validator(mode="after")
     def _ordered(self) -> EDM:
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}; swap them")
+        check_below(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
         return self
 
     @property
@@ -218,6 +224,11 @@ class Flow(PathPart):
     t_start: float = Field(default=1e-5, ge=0, lt=1)
     t_end: float = Field(default=1.0, gt=0, le=1)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Flow:
+        check_below(t_start=self.t_start, t_end=self.t_end)
+        return self
+
     @property
     def t_min(self) -> float:
         """Least trained time."""
@@ -259,6 +270,11 @@ class TrigonometricPath(PathPart):
     sigma_data: float = Field(default=1.0, gt=0)
     t_start: float = Field(default=1e-5, ge=0, lt=math.pi / 2)
     t_end: float = Field(default=math.pi / 2, gt=0, le=math.pi / 2)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrigonometricPath:
+        check_below(t_start=self.t_start, t_end=self.t_end)
+        return self
 
     @property
     def t_min(self) -> float:

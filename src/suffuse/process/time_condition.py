@@ -45,9 +45,10 @@ class Identity(TimeConditionPart):
 
     def told(self, t: Tensor, path: PathPart) -> Tensor:
         """scale * t."""
-        return t * self._scale(path)
+        return t * self.scale_on(path)
 
-    def _scale(self, path: PathPart) -> float:
+    def scale_on(self, path: PathPart) -> float:
+        """The factor that counts on a path."""
         scale = self.scale if self.scale is not None else path.told_scale
         if scale is None:
             raise UsageError(
@@ -58,7 +59,7 @@ class Identity(TimeConditionPart):
 
     def check(self, path: PathPart) -> None:
         """A path without a natural unit needs a scale."""
-        self._scale(path)
+        self.scale_on(path)
 
 
 class LogSigma(TimeConditionPart):

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from suffuse.process.path import PathPart
+from suffuse.process.path import PathPart, check_below
 
 __all__ = ["VP"]
 
@@ -26,14 +26,15 @@ _CONTINUOUS_BETAS = {"linear": (0.1, 20.0)}
 _TABLE_BETAS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
 # nichol2021iddpm, Eq. 17: keeps beta from vanishing near clean data.
 _COSINE_OFFSET = 0.008
+_T_START = 1e-5
 
 
 class _Curve(Protocol):
-    """log alpha as a function of time."""
+    """log alpha as a function of time, and the derivative of alpha, which stays finite where alpha is 0."""
 
     def log_alpha(self, t: Tensor) -> Tensor: ...
 
-    def d_log_alpha(self, t: Tensor) -> Tensor: ...
+    def d_alpha(self, t: Tensor) -> Tensor: ...
 
     def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor: ...
 
@@ -47,8 +48,8 @@ class _Linear:
     def log_alpha(self, t: Tensor) -> Tensor:
         return -0.5 * (self.beta_min * t + 0.5 * self.slope * t**2)
 
-    def d_log_alpha(self, t: Tensor) -> Tensor:
-        return -0.5 * (self.beta_min + self.slope * t)
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -0.5 * (self.beta_min + self.slope * t) * self.log_alpha(t).exp()
 
     def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
         integral = -2 * log_alpha
@@ -62,25 +63,21 @@ class _Cosine:
     def __init__(self, offset: float) -> None:
         self.offset = offset
         self.rate = math.pi / 2 / (1 + offset)
-        self.log_start = math.log(math.cos(self.rate * offset))
-
-    def _theta(self, t: Tensor) -> Tensor:
-        return self.rate * (t + self.offset)
+        self.start = self.rate * offset
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        # log cos(theta) - log cos(theta_0) = log1p of a product of sines: exact where alpha is nearly one.
-        start = self.rate * self.offset
-        change = -2 * (self.rate * t / 2).sin() * (self.rate * t / 2 + start).sin() / math.cos(start)
-        return torch.log1p(change)
+        # 1 - alpha as a product of sines is exact where alpha is nearly one, sin(pi/2 - theta) where it is nearly zero.
+        change = -2 * (self.rate * t / 2).sin() * (self.rate * t / 2 + self.start).sin() / math.cos(self.start)
+        rest = (self.rate * (1 - t)).sin() / math.cos(self.start)
+        return torch.where(t < 0.5, torch.log1p(change), rest.log())
 
-    def d_log_alpha(self, t: Tensor) -> Tensor:
-        return -self.rate * self._theta(t).tan()
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -self.rate * (self.rate * t + self.start).sin() / math.cos(self.start)
 
     def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
         # cos(theta) = alpha cos(theta_0); the angle comes from sine and cosine, since acos loses digits near 1.
-        start = self.rate * self.offset
-        cosine = (log_alpha + self.log_start).exp()
-        one_minus_square = math.sin(start) ** 2 - math.cos(start) ** 2 * torch.expm1(2 * log_alpha)
+        cosine = log_alpha.exp() * math.cos(self.start)
+        one_minus_square = math.sin(self.start) ** 2 - math.cos(self.start) ** 2 * torch.expm1(2 * log_alpha)
         return torch.atan2(one_minus_square.clamp_min(0).sqrt(), cosine) / self.rate - self.offset
 
 
@@ -113,12 +110,12 @@ class _Table:
             value = torch.where(left < 1, self._on(t.device)[-1] + left.log(), value)
         return value
 
-    def d_log_alpha(self, t: Tensor) -> Tensor:
-        _, slope, _ = self._locate(t)
+    def d_alpha(self, t: Tensor) -> Tensor:
+        start, slope, offset = self._locate(t)
+        value = (start + slope * offset).exp() * slope
         if self.ends_in_noise:
-            left = self._remaining(t)
-            slope = torch.where(left < 1, -1 / left, slope)
-        return slope
+            value = torch.where(self._remaining(t) < 1, -self._on(t.device)[-1].exp(), value)
+        return value
 
     def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
         nodes = self._on(log_alpha.device)
@@ -138,17 +135,16 @@ class _ZeroTerminal:
 
     def __init__(self, curve: _Curve, t_end: float) -> None:
         self.curve = curve
-        self.end = curve.log_alpha(torch.tensor(t_end, dtype=torch.float64)).exp().item()
+        self.range = -torch.expm1(curve.log_alpha(torch.tensor(t_end, dtype=torch.float64))).item()
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        return torch.log1p(torch.expm1(self.curve.log_alpha(t)) / (1 - self.end))
+        return torch.log1p(torch.expm1(self.curve.log_alpha(t)) / self.range)
 
-    def d_log_alpha(self, t: Tensor) -> Tensor:
-        before = self.curve.log_alpha(t).exp()
-        return self.curve.d_log_alpha(t) * before / (before - self.end)
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return self.curve.d_alpha(t) / self.range
 
     def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
-        return self.curve.t_of_log_alpha(torch.log1p(torch.expm1(log_alpha) * (1 - self.end)))
+        return self.curve.t_of_log_alpha(torch.log1p(torch.expm1(log_alpha) * self.range))
 
 
 def _betas(schedule: Schedule, steps: int, beta_min: float, beta_max: float) -> Tensor:
@@ -187,6 +183,11 @@ def _curve(
     return _Table(log_alpha)
 
 
+def _variance(log_alpha: Tensor) -> Tensor:
+    """sigma**2 = 1 - alpha**2; `abs`, not a minus, so that clean data get +0."""
+    return torch.expm1(2 * log_alpha).abs()
+
+
 class VP(PathPart):
     """Variance-preserving path: a closed form on t in [0, 1], or a table of `steps` indices 0..steps-1.
 
@@ -210,7 +211,7 @@ class VP(PathPart):
     betas: tuple[float, ...] | None = None
     beta_min: float | None = Field(default=None, gt=0)
     beta_max: float | None = Field(default=None, gt=0)
-    t_start: float = Field(default=1e-5, ge=0, lt=1)
+    t_start: float = Field(default=_T_START, ge=0, lt=1)
     t_end: float = Field(default=1.0, gt=0, le=1)
     zero_terminal_snr: bool = False
 
@@ -229,14 +230,19 @@ class VP(PathPart):
         has_limits = self.schedule in {"linear", "scaled_linear"}
         if not has_limits and (self.beta_min is not None or self.beta_max is not None):
             raise ValueError(f"schedule {self.schedule!r} has no beta_min and beta_max; leave them out")
-        low, high = self._limits()
-        if has_limits and low >= high:
-            raise ValueError(f"beta_min {low} is not below beta_max {high}; swap them or widen the range")
+        low, high = self.limits
+        if has_limits:
+            check_below(beta_min=low, beta_max=high)
         if has_limits and self.steps is not None and high >= 1:
             raise ValueError(f"beta_max {high} of a table must be below 1 (it is a variance per step)")
+        check_below(t_start=self.t_start, t_end=self.t_end)
+        if self.indices is not None and (self.t_start, self.t_end) != (_T_START, 1.0):
+            raise ValueError("a table runs over its indices; leave t_start and t_end out")
         return self
 
-    def _limits(self) -> tuple[float, float]:
+    @property
+    def limits(self) -> tuple[float, float]:
+        """(beta_min, beta_max), the schedule's own where they were left out; (0, 0) for schedules without."""
         own = (_CONTINUOUS_BETAS if self.steps is None else _TABLE_BETAS).get(self.schedule, (0.0, 0.0))
         return (
             own[0] if self.beta_min is None else self.beta_min,
@@ -245,7 +251,7 @@ class VP(PathPart):
 
     @property
     def _live(self) -> _Curve:
-        return _curve(self.schedule, self.steps, self.betas, self._limits(), self.t_end, self.zero_terminal_snr)
+        return _curve(self.schedule, self.steps, self.betas, self.limits, self.t_end, self.zero_terminal_snr)
 
     @property
     def indices(self) -> int | None:
@@ -277,26 +283,26 @@ class VP(PathPart):
         return self._live.log_alpha(t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(-expm1(2 log alpha))."""
-        return (-torch.expm1(2 * self._live.log_alpha(t))).sqrt()
+        """sqrt(1 - alpha**2), without the cancellation."""
+        return _variance(self._live.log_alpha(t)).sqrt()
 
     def d_alpha(self, t: Tensor) -> Tensor:
-        """alpha times the derivative of log alpha."""
-        return self.alpha(t) * self._live.d_log_alpha(t)
+        """The curve's own."""
+        return self._live.d_alpha(t)
 
     def d_sigma(self, t: Tensor) -> Tensor:
-        """-alpha alpha' / sigma."""
+        """-alpha alpha' / sigma; at t_clean infinite, or 0 / 0 for plain_cosine, where only its limit exists."""
         return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
 
     def half_log_snr(self, t: Tensor) -> Tensor:
         """log alpha - log sigma, from log alpha directly."""
         log_alpha = self._live.log_alpha(t)
-        return log_alpha - 0.5 * (-torch.expm1(2 * log_alpha)).log()
+        return log_alpha - 0.5 * _variance(log_alpha).log()
 
     def d_half_log_snr(self, t: Tensor) -> Tensor:
-        """(log alpha)' / sigma**2."""
-        return self._live.d_log_alpha(t) / self.sigma(t) ** 2
+        """alpha' / (alpha sigma**2)."""
+        return self.d_alpha(t) / (self.alpha(t) * self.sigma(t) ** 2)
 
     def t_of(self, half_log_snr: Tensor) -> Tensor:
         """From alpha**2 = sigmoid(2 lambda)."""
-        return self._live.t_of_log_alpha(-0.5 * torch.nn.functional.softplus(-2 * half_log_snr))
+        return self._live.t_of_log_alpha(0.5 * torch.nn.functional.logsigmoid(2 * half_log_snr))

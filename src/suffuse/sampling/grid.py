@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -43,10 +44,11 @@ class GridPart(Part, abc.ABC):
         end = path.t_clean if self.end == "clean" else path.t_min
         times = (*self.nodes(path).tolist(), end)
         for earlier, later in itertools.pairwise(times):
-            if not later < earlier:
+            # Nodes that come from noise levels and back may miss an equal neighbour by rounding.
+            if not later < earlier or math.isclose(earlier, later, abs_tol=1e-12):
                 raise UsageError(
                     f"grid {self.kind!r} with {self.steps} steps does not fall from {earlier:g} to {later:g} on path "
-                    f"{path.kind!r}; use fewer steps, or end: clean"
+                    f"{path.kind!r}; use falling times, fewer steps, or end: clean"
                 )
         return times
 
@@ -82,7 +84,7 @@ class Uniform(GridPart):
         elif self.spacing == "trailing":
             nodes = (total - torch.arange(n, dtype=torch.float64) * (total / n)).round() - 1
         else:
-            nodes = torch.linspace(0, total - 1, n, dtype=torch.float64).flip(0).round()
+            nodes = torch.linspace(total - 1, 0, n, dtype=torch.float64).round()
         if nodes[0] > path.t_max:
             raise UsageError(f"grid.offset {self.offset} leads to index {nodes[0]:g}, past the last one {path.t_max:g}")
         return nodes
@@ -99,10 +101,10 @@ class Quadratic(GridPart):
     share: float = Field(default=0.8, gt=0, le=1)
 
     def nodes(self, path: PathPart) -> Tensor:
-        """linspace(0, sqrt(share T), N)**2, floored on tables; continuous paths end at t_min instead of 0."""
+        """linspace(sqrt(share T), 0, N)**2, floored on tables; continuous paths end at t_min instead of 0."""
         if path.indices is not None:
             high = min(self.share * path.indices, path.t_max)
-            return (torch.linspace(0, math.sqrt(high), self.steps, dtype=torch.float64) ** 2).floor().flip(0)
+            return (torch.linspace(math.sqrt(high), 0, self.steps, dtype=torch.float64) ** 2).floor()
         ends = math.sqrt(self.share * path.t_max), math.sqrt(path.t_min)
         return torch.linspace(*ends, self.steps, dtype=torch.float64) ** 2
 
@@ -123,13 +125,18 @@ def _limits(grid: GridPart, path: PathPart, low: float | None, high: float | Non
     return low, high
 
 
+def _ramp_length(grid: GridPart, sigma_min: float | None) -> int:
+    """Values of a ramp from which `steps` nodes are taken: one more when its last one is the end itself."""
+    return grid.steps + (grid.end == "t_min" and sigma_min is None)
+
+
 def _times_of_sigma(path: PathPart, sigma: Tensor, low: float, high: float) -> Tensor:
     """Times at which sigma / alpha has the given values, which must lie on the path."""
     times = path.t_of(-sigma.log())
-    bottom, top = (path.t_min, path.t_max)
+    bottom, top = path.domain
     # The inverse of the path's own ends may miss them by rounding.
     slack = 1e-9 * (top - bottom)
-    if path.kind != "edm" and (times[-1] < bottom - slack or times[0] > top + slack):
+    if times[-1] < bottom - slack or times[0] > top + slack:
         raise UsageError(
             f"grid range sigma/alpha {low:g} to {high:g} leaves the path {path.kind!r}, whose times run from "
             f"{bottom:g} to {top:g}; narrow grid.sigma_min and grid.sigma_max"
@@ -152,10 +159,11 @@ class Karras(GridPart):
     sigma_max: float | None = Field(default=None, gt=0)
 
     def nodes(self, path: PathPart) -> Tensor:
-        """From sigma_max to sigma_min."""
+        """`steps` times from sigma_max to sigma_min; with end t_min the ramp's last value is the end instead."""
         low, high = _limits(self, path, self.sigma_min, self.sigma_max)
-        ramp = torch.linspace(high ** (1 / self.rho), low ** (1 / self.rho), self.steps, dtype=torch.float64)
-        return _times_of_sigma(path, ramp**self.rho, low, high)
+        ends, count = (high ** (1 / self.rho), low ** (1 / self.rho)), _ramp_length(self, self.sigma_min)
+        ramp = torch.linspace(*ends, count, dtype=torch.float64) ** self.rho
+        return _times_of_sigma(path, ramp, low, high)[: self.steps]
 
 
 class LogSNR(GridPart):
@@ -166,9 +174,9 @@ class LogSNR(GridPart):
     sigma_max: float | None = Field(default=None, gt=0)
 
     def nodes(self, path: PathPart) -> Tensor:
-        """`steps` times when the end is clean; else steps + 1 with the last at the end."""
+        """`steps` times from sigma_max to sigma_min; with end t_min the ramp's last value is the end instead."""
         low, high = _limits(self, path, self.sigma_min, self.sigma_max)
-        count = self.steps + (self.end == "t_min")
+        count = _ramp_length(self, self.sigma_min)
         ramp = torch.linspace(math.log(high), math.log(low), count, dtype=torch.float64).exp()
         return _times_of_sigma(path, ramp, low, high)[: self.steps]
 
@@ -181,12 +189,19 @@ class ListedTimes(GridPart):
 
     @model_validator(mode="before")
     @classmethod
-    def _count(cls, data: dict[str, Any]) -> dict[str, Any]:  # Any: fields before validation
-        steps = len(data.get("listed", ()))
+    def _count(cls, data: Any) -> Any:  # Any: fields before validation
+        if not isinstance(data, dict) or not isinstance(data.get("listed"), Sequence):
+            return data  # the fields' own checks say what is wrong
+        steps = len(data["listed"])
         if data.get("steps", steps) != steps:
             raise ValueError(f"steps is {data['steps']}, but `listed` has {steps} times; leave steps out")
         return {**data, "steps": max(steps, 1)}
 
     def nodes(self, path: PathPart) -> Tensor:
         """As listed."""
+        if max(self.listed) > path.domain[1]:
+            raise UsageError(
+                f"grid.listed has the time {max(self.listed):g}, past the last one of path {path.kind!r}, "
+                f"{path.domain[1]:g}; list times in the path's unit"
+            )
         return torch.tensor(self.listed, dtype=torch.float64)

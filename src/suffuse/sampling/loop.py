@@ -128,6 +128,9 @@ def sample_batches(
             f"solver {solver.kind!r} needs the posterior mean, but this model estimates the endpoint (a consistency "
             "model); use a consistency solver"
         )
+    for name, value in cond.values.items() if cond else ():
+        if len(value) != n:
+            raise UsageError(f"condition {name!r} has {len(value)} values for {n} samples; give one for each sample")
     times = grid.times(model.path)
     steps = len(times) - 1
     guidance = guidance or NoGuidance()

@@ -1,1 +1,1 @@
-
+"""Blocks that networks are made of."""

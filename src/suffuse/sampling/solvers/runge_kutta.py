@@ -44,7 +44,7 @@ def _on_grid(variable: Variable, grid: Sequence[float], path: PathPart, kind: st
         if float(levels[0].alpha) < 1e-6:
             raise UsageError(
                 f"solver {kind!r} in variable 'sigma' starts at sigma/alpha, which is infinite at the first time of "
-                f"the grid on path {path.kind!r}; use solver.variable: time, or a grid with a sigma_max"
+                f"the grid on path {path.kind!r}; use solver.variable: time, solver ddim, or a grid with a sigma_max"
             )
         return _Slopes(path, levels, churned=levels[:-1])
     exact = torch.tensor(grid, dtype=torch.float64)
@@ -52,7 +52,7 @@ def _on_grid(variable: Variable, grid: Sequence[float], path: PathPart, kind: st
     if any(not math.isfinite(rate) for pair in rates[:-1] for rate in pair):
         raise UsageError(
             f"solver {kind!r} in variable 'time' meets an infinite velocity on path {path.kind!r}; use "
-            "solver.variable: sigma, or a grid that starts later"
+            "solver.variable: sigma, solver ddim, or a grid whose first time is smaller"
         )
     return _Slopes(path, levels, rates=rates, churned=levels[:-1])
 
@@ -125,8 +125,8 @@ class Heun(SolverPart):
 
     @property
     def convergence(self) -> int:
-        """Two; churn is a stochastic correction of weak order one."""
-        return 1 if self.churn else 2
+        """Two; weakly so with churn at churn_noise 1, which adds noise and time exactly."""
+        return 2
 
     @property
     def stochastic(self) -> bool:

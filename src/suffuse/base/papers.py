@@ -1,0 +1,146 @@
+"""One table of sources: what `Source:` lines in docstrings point to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PAPERS", "Paper"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A source.
+
+    Attributes:
+        authors: First author and company.
+        title: As published.
+        year: Of publication.
+        where: arXiv number, or venue.
+    """
+
+    authors: str
+    title: str
+    year: int
+    where: str
+
+    @property
+    def line(self) -> str:
+        """In one line."""
+        return f"{self.authors} ({self.year}). {self.title}. {self.where}."
+
+
+PAPERS: dict[str, Paper] = {
+    "binkowski2018kid": Paper("Bińkowski et al.", "Demystifying MMD GANs", 2018, "arXiv 1801.01401"),
+    "bonneel2015sliced": Paper(
+        "Bonneel et al.", "Sliced and Radon Wasserstein Barycenters of Measures", 2015, "J. Math. Imaging and Vision 51"
+    ),
+    "choi2022p2": Paper("Choi et al.", "Perception Prioritized Training of Diffusion Models", 2022, "arXiv 2204.00227"),
+    "chong2020fdinf": Paper(
+        "Chong, Forsyth",
+        "Effectively Unbiased FID and Inception Score and where to find them",
+        2020,
+        "arXiv 1911.07023",
+    ),
+    "dhariwal2021adm": Paper(
+        "Dhariwal, Nichol", "Diffusion Models Beat GANs on Image Synthesis", 2021, "arXiv 2105.05233"
+    ),
+    "esser2024sd3": Paper(
+        "Esser et al.",
+        "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
+        2024,
+        "arXiv 2403.03206",
+    ),
+    "gretton2012mmd": Paper("Gretton et al.", "A Kernel Two-Sample Test", 2012, "JMLR 13"),
+    "hang2023minsnr": Paper(
+        "Hang et al.", "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023, "arXiv 2303.09556"
+    ),
+    "heusel2017fid": Paper(
+        "Heusel et al.",
+        "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
+        2017,
+        "arXiv 1706.08500",
+    ),
+    "ho2020ddpm": Paper("Ho, Jain, Abbeel", "Denoising Diffusion Probabilistic Models", 2020, "arXiv 2006.11239"),
+    "ho2022cfg": Paper("Ho, Salimans", "Classifier-Free Diffusion Guidance", 2022, "arXiv 2207.12598"),
+    "karras2022edm": Paper(
+        "Karras et al.", "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "arXiv 2206.00364"
+    ),
+    "kingma2021vdm": Paper("Kingma et al.", "Variational Diffusion Models", 2021, "arXiv 2107.00630"),
+    "kingma2023understanding": Paper(
+        "Kingma, Gao",
+        "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation",
+        2023,
+        "arXiv 2303.00848",
+    ),
+    "kozachenko1987entropy": Paper(
+        "Kozachenko, Leonenko", "Sample Estimate of the Entropy of a Random Vector", 1987, "Probl. Inf. Transm. 23"
+    ),
+    "kynkaanniemi2019precision": Paper(
+        "Kynkäänniemi et al.",
+        "Improved Precision and Recall Metric for Assessing Generative Models",
+        2019,
+        "arXiv 1904.06991",
+    ),
+    "kynkaanniemi2024interval": Paper(
+        "Kynkäänniemi et al.",
+        "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models",
+        2024,
+        "arXiv 2404.07724",
+    ),
+    "lin2024flawed": Paper(
+        "Lin et al.", "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024, "arXiv 2305.08891"
+    ),
+    "lipman2023flow": Paper("Lipman et al.", "Flow Matching for Generative Modeling", 2023, "arXiv 2210.02747"),
+    "liu2023rectified": Paper(
+        "Liu, Gong, Liu",
+        "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        2023,
+        "arXiv 2209.03003",
+    ),
+    "lu2022dpmsolver": Paper(
+        "Lu et al.",
+        "DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps",
+        2022,
+        "arXiv 2206.00927",
+    ),
+    "lu2022dpmsolverpp": Paper(
+        "Lu et al.",
+        "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
+        2022,
+        "arXiv 2211.01095",
+    ),
+    "lu2025scm": Paper(
+        "Lu, Song", "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", 2025, "arXiv 2410.11081"
+    ),
+    "naeem2020density": Paper(
+        "Naeem et al.", "Reliable Fidelity and Diversity Metrics for Generative Models", 2020, "arXiv 2002.09797"
+    ),
+    "nichol2021iddpm": Paper(
+        "Nichol, Dhariwal", "Improved Denoising Diffusion Probabilistic Models", 2021, "arXiv 2102.09672"
+    ),
+    "peebles2023dit": Paper("Peebles, Xie", "Scalable Diffusion Models with Transformers", 2023, "arXiv 2212.09748"),
+    "rombach2022ldm": Paper(
+        "Rombach et al.", "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, "arXiv 2112.10752"
+    ),
+    "salimans2022progressive": Paper(
+        "Salimans, Ho", "Progressive Distillation for Fast Sampling of Diffusion Models", 2022, "arXiv 2202.00512"
+    ),
+    "song2021ddim": Paper("Song, Meng, Ermon", "Denoising Diffusion Implicit Models", 2021, "arXiv 2010.02502"),
+    "song2021sde": Paper(
+        "Song et al.",
+        "Score-Based Generative Modeling through Stochastic Differential Equations",
+        2021,
+        "arXiv 2011.13456",
+    ),
+    "srivastava2017veegan": Paper(
+        "Srivastava et al.",
+        "VEEGAN: Reducing Mode Collapse in GANs using Implicit Variational Learning",
+        2017,
+        "arXiv 1705.07761",
+    ),
+    "szegedy2016rethinking": Paper(
+        "Szegedy et al.", "Rethinking the Inception Architecture for Computer Vision", 2016, "arXiv 1512.00567"
+    ),
+    "vaswani2017attention": Paper("Vaswani et al.", "Attention Is All You Need", 2017, "arXiv 1706.03762"),
+    "yang2024etsdm": Paper("Yang et al.", "Lipschitz Singularities in Diffusion Models", 2024, "arXiv 2306.11251"),
+}

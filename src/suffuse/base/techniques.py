@@ -1,0 +1,40 @@
+"""The table of techniques: under one key, where each one's code, recipes, tests and page are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["TECHNIQUES", "Technique"]
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A technique's places.
+
+    Attributes:
+        title: Its name.
+        papers: Keys into the table of sources.
+        module: Where the code is.
+        recipes: Which recipes use it.
+        test: Its test file.
+        page: Its page.
+    """
+
+    title: str
+    papers: tuple[str, ...]
+    module: str
+    recipes: tuple[str, ...]
+    test: str
+    page: str
+
+
+TECHNIQUES: dict[str, Technique] = {
+    "etsdm": Technique(
+        title="E-TSDM: shared timesteps near clean data",
+        papers=("yang2024etsdm",),
+        module="suffuse.process.time_condition",
+        recipes=("digits-etsdm", "mnist14-etsdm", "cifar10-etsdm"),
+        test="tests/process/test_time_condition.py",
+        page="docs/techniques/etsdm.md",
+    ),
+}

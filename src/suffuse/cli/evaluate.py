@@ -1,0 +1,54 @@
+"""suffuse eval: how good a run is."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from suffuse.cli.console import bar, note, say
+from suffuse.cli.options import Device, Guide, Nfe, SolverName, Steps, Weights
+
+__all__ = ["eval_command"]
+
+
+def eval_command(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or owner/name on the Hub.")],
+    data: Annotated[str | None, typer.Option("--data", help="Reference data; the run's own if left out.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="How many samples; the recipe's number if left out.")] = None,
+    nfe: Nfe = None,
+    steps: Steps = None,
+    solver: SolverName = None,
+    cfg: Guide = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the samples.")] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Measure a run: distances, precision and recall, memorisation; writes evaluation/ and report.html."""
+    from suffuse.cli.options import fields_of
+    from suffuse.tasks.evaluate import evaluate, figures_table
+    from suffuse.tasks.judge import judge_of
+    from suffuse.tasks.report import write_report
+    from suffuse.tasks.runs import Wanted, open_run, other_data, settle
+    from suffuse.training.recipe import EvaluationSettings
+
+    opened = open_run(run, weights=weights, device=device)
+    settings = settle(opened, Wanted(solver=fields_of(solver), nfe=nfe, steps=steps, cfg=cfg))
+    plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()
+    count = plan.samples if n is None else n
+    judge = judge_of(opened, dataset=other_data(opened, data), note=note)
+    with bar("sampling") as progress:
+        found = evaluate(
+            opened,
+            judge,
+            settings,
+            samples=count,
+            seed=plan.seed if seed is None else seed,
+            nearest=plan.nearest,
+            on_samples=lambda done: progress.show(done, count),
+        )
+    page = write_report(opened.folder)
+    say(json.dumps(found.dump()) if as_json else figures_table(found))
+    note(f"wrote {opened.folder / 'evaluation'} and {page}")

@@ -1,0 +1,64 @@
+"""suffuse list: what there is."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from suffuse.cli.console import say
+
+__all__ = ["list_command"]
+
+
+class What(str, Enum):
+    """What can be listed."""
+
+    techniques = "techniques"
+    recipes = "recipes"
+    solvers = "solvers"
+    parts = "parts"
+    data = "data"
+
+
+def list_command(
+    what: Annotated[What, typer.Argument(help="What to list.")] = What.recipes,
+) -> None:
+    """List recipes, techniques, solvers, data sources, or the parts of every joint."""
+    rows = _ROWS[what]()
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        say(f"{name:<{width}}  {text}".rstrip())
+
+
+def _recipes() -> list[tuple[str, str]]:
+    from suffuse.training.recipe_files import list_recipes, load_recipe
+
+    return [(name, load_recipe(name).about) for name in list_recipes()]
+
+
+def _techniques() -> list[tuple[str, str]]:
+    from suffuse.base.techniques import TECHNIQUES
+
+    return [(key, f"{item.title} ({item.module})") for key, item in TECHNIQUES.items()]
+
+
+def _of(*joints: str) -> list[tuple[str, str]]:
+    from suffuse.training.joints import JOINTS
+
+    rows = []
+    for joint in joints or JOINTS:
+        for kind, part in JOINTS[joint].parts.items():
+            name = kind if len(joints) == 1 else f"{joint} {kind}"
+            rows.append((name, (part.__doc__ or "").strip().splitlines()[0]))
+    return rows
+
+
+_ROWS = {
+    What.recipes: _recipes,
+    What.techniques: _techniques,
+    What.solvers: lambda: _of("solver"),
+    What.data: lambda: _of("data"),
+    What.parts: _of,
+}

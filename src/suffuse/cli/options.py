@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["Device", "Guide", "Nfe", "SolverName", "Steps", "Weights", "fields_of", "numbers_of"]
+
+Nfe = Annotated[int | None, typer.Option("--nfe", help="Network evaluations per sample, guidance included.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Solver steps, instead of --nfe.")]
+SolverName = Annotated[str | None, typer.Option("--solver", help="Kind, or fields as YAML: '{kind: ddim, eta: 1}'.")]
+Guide = Annotated[float | None, typer.Option("--cfg", help="Scale of classifier-free guidance; 1 is none.")]
+Weights = Annotated[str | None, typer.Option("--weights", help="Which average; the primary one if left out.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+
+def fields_of(text: str | None) -> str | dict[str, Any] | None:  # Any: YAML values
+    """A part from the command line: a bare kind, or its fields as YAML.
+
+    Raises:
+        UsageError: Not YAML.
+    """
+    import yaml
+
+    from suffuse.base.errors import UsageError
+
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"{text!r} is not YAML; write for example '{{kind: ddim, eta: 1}}'") from None
+    return dict(fields)
+
+
+def numbers_of(text: str, what: str) -> tuple[int, ...]:
+    """Numbers separated by commas.
+
+    Raises:
+        UsageError: Something else.
+    """
+    from suffuse.base.errors import UsageError
+
+    try:
+        return tuple(int(piece) for piece in text.split(",") if piece.strip())
+    except ValueError:
+        raise UsageError(f"{what} {text!r} must be whole numbers separated by commas, like 5,10,20") from None

@@ -1,0 +1,67 @@
+"""suffuse sample: pictures from a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from suffuse.cli.console import bar, say
+from suffuse.cli.options import Device, Guide, Nfe, SolverName, Steps, Weights
+
+__all__ = ["sample_command"]
+
+
+def sample_command(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or owner/name on the Hub.")],
+    n: Annotated[int, typer.Option("--n", help="How many samples.")] = 16,
+    nfe: Nfe = None,
+    steps: Steps = None,
+    solver: SolverName = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="Kind, or fields as YAML: '{kind: karras, rho: 7}'.")
+    ] = None,
+    cfg: Guide = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Class by name or number; all in turn if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="With its number, it determines each sample.")] = 0,
+    first: Annotated[int, typer.Option("--first", help="Number of the first sample.")] = 0,
+    batch: Annotated[int | None, typer.Option("--batch", help="Samples at a time; changes nothing else.")] = None,
+    weights: Weights = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures; RUN/samples if left out.")] = None,
+    separate: Annotated[bool, typer.Option("--separate", help="A file for each sample beside the sheet.")] = False,
+    device: Device = "auto",
+    time: Annotated[bool, typer.Option("--time", help="Print what it cost.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
+) -> None:
+    """Draw samples from a run."""
+    from suffuse.base import files
+    from suffuse.cli.options import fields_of
+    from suffuse.tasks.evaluate import save_sheet
+    from suffuse.tasks.generate import generate
+    from suffuse.tasks.pictures import save_each
+    from suffuse.tasks.runs import Wanted, open_run, settle
+
+    opened = open_run(run, weights=weights, device=device)
+    wanted = Wanted(solver=fields_of(solver), grid=fields_of(grid), nfe=nfe, steps=steps, cfg=cfg, batch=batch)
+    settings = settle(opened, wanted)
+    with bar("sampling") as progress:
+        made = generate(
+            opened, n, settings, seed=seed, first=first, label=label, on_samples=lambda done: progress.show(done, n)
+        )
+    folder = out or opened.folder / "samples"
+    files.make_folder(folder)
+    sheet = folder / f"seed-{seed}-{first}-{first + n - 1}.png"
+    save_sheet(made, sheet, most=n)
+    if separate:
+        save_each(made.x, folder, seed, first)
+    facts = {"file": str(sheet), "samples": n, "nfe": made.nfe, "seconds": made.seconds, "sampling": settings.dump()}
+    if as_json:
+        say(json.dumps(facts))
+        return
+    say(str(sheet))
+    if time:
+        say(f"{made.seconds:.2f} s, {n / made.seconds:.1f} samples/s, NFE {made.nfe:g}, solver {settings.solver.kind}")

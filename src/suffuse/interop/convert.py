@@ -1,0 +1,154 @@
+"""Convert whole models: a diffusers folder to ours, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suffuse.base.errors import UsageError
+from suffuse.interop.diffusers import read_folder, write_folder
+from suffuse.models.conditioner import ClassLabel, NoCondition
+from suffuse.models.config import ModelConfig
+from suffuse.models.pretrained import CONFIG_FILE, load_model, save_model
+from suffuse.process import VP, X0, Eps, Identity, PathPart, PredictionPart, V
+
+__all__ = ["process_of", "scheduler_of", "to_diffusers", "to_suffuse"]
+
+_PREDICTIONS: dict[str, PredictionPart] = {"epsilon": Eps(), "v_prediction": V(), "sample": X0()}
+# Schedules by diffusers' names: ours, and whether beta_start and beta_end count.
+_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+_DDPM = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+
+
+def process_of(scheduler: Mapping[str, Any]) -> tuple[PathPart, PredictionPart]:  # Any: JSON values
+    """Path and prediction of a diffusers scheduler configuration.
+
+    Raises:
+        UsageError: A schedule or prediction that we do not have.
+    """
+    config = _DDPM | dict(scheduler)
+    schedule, kind = str(config["beta_schedule"]), str(config.get("prediction_type", "epsilon"))
+    betas = config.get("trained_betas")
+    if kind not in _PREDICTIONS:
+        raise UsageError(f"prediction_type {kind!r} has no counterpart; known are {', '.join(_PREDICTIONS)}")
+    zero = bool(config.get("rescale_betas_zero_snr", False))
+    if betas is not None:
+        return VP(schedule="betas", betas=tuple(betas), zero_terminal_snr=zero), _PREDICTIONS[kind]
+    if schedule not in _SCHEDULES:
+        raise UsageError(f"beta_schedule {schedule!r} has no counterpart; known are {', '.join(_SCHEDULES)}")
+    limits = {"beta_min": config["beta_start"], "beta_max": config["beta_end"]} if "linear" in schedule else {}
+    steps = int(config["num_train_timesteps"])
+    fields = {"schedule": _SCHEDULES[schedule], "steps": steps, "zero_terminal_snr": zero, **limits}
+    return VP.model_validate(fields), _PREDICTIONS[kind]
+
+
+def scheduler_of(path: PathPart, prediction: PredictionPart) -> dict[str, Any]:  # Any: JSON values
+    """The diffusers scheduler configuration of a process.
+
+    Raises:
+        UsageError: diffusers has no such process in its DDPM family.
+    """
+    kinds = {part.kind: name for name, part in _PREDICTIONS.items()}
+    names = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    if not isinstance(path, VP) or path.indices is None or prediction.kind not in kinds:
+        raise UsageError(
+            f"path {path.kind!r} with prediction {prediction.kind!r} has no scheduler of diffusers' DDPM family; only "
+            "tables of betas with eps, v or x0 can be exported"
+        )
+    config: dict[str, Any] = {  # Any: JSON values
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": path.indices,
+        "prediction_type": kinds[prediction.kind],
+        "clip_sample": False,
+        "rescale_betas_zero_snr": path.zero_terminal_snr,
+    }
+    if path.betas is not None:
+        return config | {"trained_betas": list(path.betas)}
+    if path.schedule not in names:
+        raise UsageError(f"schedule {path.schedule!r} has no counterpart in diffusers; known are {', '.join(names)}")
+    low, high = path.limits
+    limits = {"beta_start": low, "beta_end": high} if "linear" in path.schedule else {}
+    return config | {"beta_schedule": names[path.schedule], **limits}
+
+
+def to_suffuse(folder: Path, out: Path, *, note: Callable[[str], None] = lambda text: None) -> ModelConfig:
+    """Convert a diffusers model or pipeline folder.
+
+    Args:
+        folder: With `config.json`, or a pipeline's with `model_index.json`.
+        out: Folder to make.
+        note: Told what was assumed.
+
+    Raises:
+        UsageError: Not such a folder, or a setting without counterpart.
+    """
+    _fresh(out)
+    found = read_folder(folder)
+    if found.scheduler is None:
+        note("the folder has no scheduler: assuming DDPM's process (1000 linear betas, prediction eps)")
+    path, prediction = process_of(found.scheduler or {})
+    classes = 0 if found.labels is None else len(found.labels) - 1
+    config = ModelConfig(
+        network=found.network,
+        shape=found.shape,
+        out_channels=None if found.out_channels == found.shape[0] else found.out_channels,
+        path=path,
+        prediction=prediction,
+        time=Identity(),
+        conditioner=ClassLabel(classes=classes) if classes else NoCondition(),
+    )
+    weights = {f"network.{name}": tensor for name, tensor in found.weights.items()}
+    if found.labels is not None:
+        weights["conditioner.table.weight"] = found.labels
+    save_model(out, config, weights, {})
+    return config
+
+
+def to_diffusers(
+    folder: Path, out: Path, *, weights: str | None = None, note: Callable[[str], None] = lambda text: None
+) -> None:
+    """Convert a run to a diffusers pipeline folder, or to a model folder when there is no scheduler for it.
+
+    Args:
+        folder: A run.
+        out: Folder to make.
+        weights: Which average; the primary one when None.
+        note: Told what is left behind.
+
+    Raises:
+        UsageError: Something that diffusers cannot express, above all a time condition that it would forget.
+    """
+    _fresh(out)
+    model = load_model(folder, weights=weights)
+    config = model.config
+    assert config is not None
+    if not isinstance(config.time, Identity) or config.time.scale_on(config.path) != 1:
+        raise UsageError(
+            f"time condition {config.time.kind!r} would be lost: a diffusers pipeline tells its network the true index, "
+            "and this one was trained with another; sample it here instead"
+        )
+    labels = model.state_dict().get("conditioner.table.weight")
+    if len(config.shape) != 3:
+        raise UsageError(f"samples of shape {config.shape} are not images, and diffusers has no such network")
+    scheduler = scheduler_of(config.path, config.prediction)
+    is_unet = config.network.kind == "unet"
+    for line in write_folder(
+        out,
+        config.network,
+        model.network.state_dict(),
+        shape=(config.shape[0], config.shape[1], config.shape[2]),
+        out_channels=config.out_channels,
+        labels=None if labels is None else labels.to(torch.float32),
+        scheduler=scheduler if is_unet else None,
+    ):
+        note(line)
+    if not is_unet:
+        note("written as a model; a DiT pipeline of diffusers needs an autoencoder, which this run has none of")
+
+
+def _fresh(out: Path) -> None:
+    if (out / CONFIG_FILE).exists() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} exists already; choose another --out")

@@ -1,0 +1,163 @@
+"""Which weight of a diffusers checkpoint is which of ours: rules as data, read in both directions.
+
+A rule turns one of our names into one or several of theirs. Several names mean that their tensors stacked along the
+first axis are ours (queries, keys, values), or, for `shared` rules, that each of theirs is a copy of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from suffuse.base.errors import UsageError
+
+__all__ = ["DIT_RULES", "LEGACY_NAMES", "UNET_RULES", "Rule", "to_ours", "to_theirs"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Our names that match `ours` are theirs named by the templates in `theirs`.
+
+    Attributes:
+        ours: Regular expression for a whole name without the final ".weight" or ".bias".
+        theirs: Templates with the expression's groups.
+        shared: `theirs` are copies, one for every layer, which stands as {layer} in the template.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    shared: bool = False
+
+
+def _block(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Rules of a residual block."""
+    parts = {"norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
+    parts["skip"] = "conv_shortcut"
+    return tuple(Rule(rf"{ours}\.{mine}", (f"{theirs}.{name}",)) for mine, name in parts.items())
+
+
+def _attention(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Rules of attention among pixels."""
+    return (
+        Rule(rf"{ours}\.norm", (f"{theirs}.group_norm",)),
+        Rule(rf"{ours}\.attend\.qkv", tuple(f"{theirs}.to_{name}" for name in "qkv")),
+        Rule(rf"{ours}\.attend\.out", (f"{theirs}.to_out.0",)),
+    )
+
+
+def _way(way: str) -> tuple[Rule, ...]:
+    """Rules of the way down or up."""
+    level, sampler = rf"{way}\.(\d+)", rf"{way}_blocks.\1.{way}samplers.0"
+    return (
+        *_block(rf"{level}\.(\d+)\.resnet", rf"{way}_blocks.\1.resnets.\2"),
+        *_attention(rf"{level}\.(\d+)\.attention", rf"{way}_blocks.\1.attentions.\2"),
+        Rule(rf"{level}\.sample\.conv", (rf"{sampler}.conv",)),
+        *_block(rf"{level}\.sample", sampler),
+    )
+
+
+UNET_RULES = (
+    Rule(r"stem", ("conv_in",)),
+    Rule(r"time\.inner", ("time_embedding.linear_1",)),
+    Rule(r"time\.outer", ("time_embedding.linear_2",)),
+    *_way("down"),
+    *_block(r"mid\.resnet_in", "mid_block.resnets.0"),
+    *_attention(r"mid\.attention", "mid_block.attentions.0"),
+    *_block(r"mid\.resnet_out", "mid_block.resnets.1"),
+    *_way("up"),
+    Rule(r"output\.norm", ("conv_norm_out",)),
+    Rule(r"output\.conv", ("conv_out",)),
+)
+
+_LAYER = r"blocks\.(\d+)"
+DIT_RULES = (
+    Rule(r"embed\.proj", ("pos_embed.proj",)),
+    # diffusers keeps a copy of the time embedder in every block.
+    Rule(r"time\.inner", ("transformer_blocks.{layer}.norm1.emb.timestep_embedder.linear_1",), shared=True),
+    Rule(r"time\.outer", ("transformer_blocks.{layer}.norm1.emb.timestep_embedder.linear_2",), shared=True),
+    Rule(rf"{_LAYER}\.modulation", (r"transformer_blocks.\1.norm1.linear",)),
+    Rule(rf"{_LAYER}\.attend\.qkv", tuple(rf"transformer_blocks.\1.attn1.to_{name}" for name in "qkv")),
+    Rule(rf"{_LAYER}\.attend\.out", (r"transformer_blocks.\1.attn1.to_out.0",)),
+    Rule(rf"{_LAYER}\.mlp\.inner", (r"transformer_blocks.\1.ff.net.0.proj",)),
+    Rule(rf"{_LAYER}\.mlp\.outer", (r"transformer_blocks.\1.ff.net.2",)),
+    Rule(r"output\.modulation", ("proj_out_1",)),
+    Rule(r"output\.linear", ("proj_out_2",)),
+)
+
+# Attention was named like this before diffusers 0.15; public DDPM checkpoints still are.
+LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def _names(rules: tuple[Rule, ...], name: str, layers: int) -> tuple[Rule, tuple[str, ...]]:
+    """The rule for one of our names, and their names for it."""
+    stem, leaf = name.rsplit(".", 1)
+    for rule in rules:
+        match = re.fullmatch(rule.ours, stem)
+        if match:
+            names = tuple(f"{match.expand(template)}.{leaf}" for template in rule.theirs)
+            if rule.shared:
+                names = tuple(template.format(layer=layer) for template in names for layer in range(layers))
+            return rule, names
+    raise UsageError(f"weight {name!r} has no place in a diffusers checkpoint; it cannot be exported")
+
+
+def to_ours(
+    rules: tuple[Rule, ...], wanted: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, layers: int = 0
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Read our weights out of theirs.
+
+    Args:
+        rules: `UNET_RULES` or `DIT_RULES`.
+        wanted: Our names with tensors of the right shape (their values are not read).
+        theirs: The checkpoint.
+        layers: Number of transformer blocks.
+
+    Returns:
+        Our weights, and the names of theirs that were read.
+
+    Raises:
+        UsageError: A weight is missing, has another shape, or copies of one weight differ.
+    """
+    ours: dict[str, Tensor] = {}
+    read: set[str] = set()
+    for name, like in wanted.items():
+        rule, names = _names(rules, name, layers)
+        pieces = [_find(theirs, item) for item in names]
+        if rule.shared:
+            for item, piece in zip(names, pieces, strict=True):
+                if not torch.equal(piece, pieces[0]):
+                    raise UsageError(
+                        f"{item} differs from {names[0]}: the blocks' embedders were trained apart, which one shared "
+                        f"embedder cannot express; this checkpoint cannot be imported"
+                    )
+            pieces = pieces[:1]
+        tensor = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        if tensor.shape != like.shape:
+            raise UsageError(
+                f"{names[0]} gives {name} the shape {tuple(tensor.shape)}, config.json asks for {tuple(like.shape)}; "
+                f"weights and config are not of one model"
+            )
+        ours[name] = tensor.clone()
+        read.update(names)
+    return ours, read
+
+
+def to_theirs(rules: tuple[Rule, ...], ours: Mapping[str, Tensor], *, layers: int = 0) -> dict[str, Tensor]:
+    """Write our weights under their names, split or copied as the rules say; the inverse of `to_ours`."""
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in ours.items():
+        rule, names = _names(rules, name, layers)
+        pieces: Iterable[Tensor] = [tensor] * len(names) if rule.shared else tensor.chunk(len(names))
+        # Cloned: a file of safetensors refuses tensors that share memory.
+        theirs.update({item: piece.detach().clone().contiguous() for item, piece in zip(names, pieces, strict=True)})
+    return theirs
+
+
+def _find(theirs: Mapping[str, Tensor], name: str) -> Tensor:
+    if name in theirs:
+        return theirs[name]
+    raise UsageError(f"the checkpoint has no weight {name!r}, which its config.json asks for; the file is incomplete")

@@ -1,0 +1,71 @@
+"""ModelConfig: all that is needed to build a model again; what `config.json` holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from suffuse.base.part import Joint, Part
+from suffuse.models.conditioner import ClassLabel, ConditionerPart, NoCondition
+from suffuse.models.denoiser import Denoiser
+from suffuse.networks import NetworkConfig
+from suffuse.process import Identity, Path, Prediction, TimeCondition
+
+__all__ = ["FORMAT_VERSION", "ConditionerConfig", "ModelConfig"]
+
+FORMAT_VERSION = 1
+
+ConditionerConfig = Annotated[ConditionerPart, Joint("conditioner", NoCondition, ClassLabel)]
+
+
+class ModelConfig(Part):
+    """A denoiser as plain data.
+
+    Attributes:
+        network: What is learned.
+        shape: Shape of one sample, (C, H, W) or (D,).
+        out_channels: Channels of the network's output when they are not the data's (2C for learned variances).
+        path: How data become noise.
+        prediction: What the network's output means.
+        time: What the network is told about the time.
+        conditioner: How conditions are embedded.
+        sigma_data: Standard deviation of the data, for the EDM prediction.
+        classes: Names of the classes, by label.
+        weights: Name of what `model.safetensors` holds: an EMA's name, or `raw`.
+        others: Names of the other averages, in `ema/`.
+        step: Training steps behind the weights.
+    """
+
+    format_version: int = FORMAT_VERSION
+    kind: Literal["denoiser"] = "denoiser"
+    network: NetworkConfig
+    shape: tuple[int, ...] = Field(min_length=1)
+    out_channels: int | None = Field(default=None, ge=1)
+    path: Path
+    prediction: Prediction
+    time: TimeCondition = Identity()
+    conditioner: ConditionerConfig = NoCondition()
+    sigma_data: float = Field(default=0.5, gt=0)
+    classes: tuple[str, ...] = ()
+    weights: str = "raw"
+    others: tuple[str, ...] = ()
+    step: int = Field(default=0, ge=0)
+
+    def build(self, *, seed: int = 0) -> Denoiser:
+        """Make the model with fresh weights; equal seeds give equal weights.
+
+        Raises:
+            UsageError: Parts that do not go together.
+        """
+        network = self.network.build(self.shape, out_channels=self.out_channels, seed=seed)
+        model = Denoiser(
+            network,
+            path=self.path,
+            prediction=self.prediction,
+            time=self.time,
+            conditioner=self.conditioner.build(network.cond_width),
+            sigma_data=self.sigma_data,
+        )
+        model.config = self
+        return model

@@ -1,0 +1,139 @@
+"""A model as a folder, on this machine or on the Hugging Face Hub: `config.json` beside safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from suffuse.base import files
+from suffuse.base.errors import RunError, UsageError, unknown_name
+from suffuse.base.part import parse
+from suffuse.base.weights import load_weights, read_safetensors, save_safetensors
+from suffuse.models.config import FORMAT_VERSION, ModelConfig
+from suffuse.models.denoiser import Denoiser
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "ema_file", "load_model", "local_folder", "push_folder", "save_model"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+# What a run's folder holds beyond the model stays at home.
+_NOT_PUSHED = ("checkpoints/*", "*.lock", ".*", "tensorboard/*")
+
+
+def ema_file(name: str) -> str:
+    """Where an average that is not the primary one is kept."""
+    return f"ema/{name}.safetensors"
+
+
+def save_model(
+    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Write weights and configuration; each file is whole or absent, the configuration comes last.
+
+    Args:
+        folder: Made when missing.
+        config: Its `weights` and `others` name what is handed in.
+        weights: State dict for `model.safetensors`.
+        others: State dicts of the other averages, by name.
+    """
+    files.make_folder(folder)
+    save_safetensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
+    for name, tensors in others.items():
+        files.make_folder(folder / "ema")
+        save_safetensors(folder / ema_file(name), tensors, {"format": "pt"})
+    files.write_json(folder / CONFIG_FILE, config.dump())
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read `config.json`.
+
+    Raises:
+        UsageError: There is none, it is of a newer version, or it names parts that do not exist.
+        RunError: It is not JSON.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no model: {CONFIG_FILE} is missing; give the folder of a run")
+    data = files.read_json(path)
+    if "_class_name" in data:
+        raise UsageError(f"{path} is a diffusers configuration; run `suffuse convert {folder} --to suffuse` first")
+    files.check_version(data, path=path, newest=FORMAT_VERSION)
+    return parse(ModelConfig, data, owner=str(path))
+
+
+def load_model(name: str | Path, *, weights: str | None = None, revision: str | None = None) -> Denoiser:
+    """Load a model from a folder, or from the Hub when no such folder exists.
+
+    Args:
+        name: Folder, or `owner/name` on the Hub.
+        weights: Which average; None for the primary one.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        UsageError: No such folder or repository, wrong architecture, unknown average, a pickle instead of safetensors.
+        RunError: A broken file.
+    """
+    folder = local_folder(name, revision)
+    config = load_config(folder)
+    model = config.build()
+    names = (config.weights, *config.others)
+    if weights is not None and weights not in names:
+        raise unknown_name("average", weights, names)
+    chosen = weights or config.weights
+    path = folder / (WEIGHTS_FILE if chosen == config.weights else ema_file(chosen))
+    if not path.is_file():
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in {".pt", ".pth", ".ckpt", ".bin", ".pkl"})
+        hint = f"; {pickles[0]} is a pickle and is not read, convert it to safetensors first" if pickles else ""
+        raise UsageError(f"{path} is missing{hint or '; finish or resume the run first'}")
+    load_weights(model, read_safetensors(path), owner=str(path))
+    model.config = config.replace(weights=chosen)
+    return model.eval()
+
+
+def local_folder(name: str | Path, revision: str | None = None) -> Path:
+    """The folder itself, or a snapshot of the Hub's repository in the user's cache."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    pieces = str(name).split("/")
+    if isinstance(name, Path) or len(pieces) != 2 or not all(pieces) or pieces[0] in {".", "..", "~"}:
+        raise UsageError(f"{name} is not a folder; give the folder of a run, or owner/name on the Hub")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                str(name), revision=revision, allow_patterns=["*.json", "*.safetensors", "*.yaml", "README.md"]
+            )
+        )
+    except (HFValidationError, HfHubHTTPError) as error:
+        raise UsageError(f"{name} is neither a folder here nor a repository on the Hub ({error})") from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise RunError(f"{name} is not a folder here, and the Hub cannot be reached ({error})") from error
+
+
+def push_folder(folder: Path, repository: str, *, private: bool = False, message: str = "Upload model") -> str:
+    """Upload a run's model, card, recipe and samples to the Hub; checkpoints stay at home.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        RunError: The Hub refused or cannot be reached.
+    """
+    load_config(folder)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = huggingface_hub.HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, ignore_patterns=list(_NOT_PUSHED), commit_message=message
+        )
+    except (HfHubHTTPError, OSError) as error:
+        raise RunError(f"could not push {folder} to {repository}: {error}; check your login and network") from error
+    return str(commit.commit_url)

@@ -1,0 +1,61 @@
+"""Self-attention on tokens, and on the pixels of an image.
+
+Shape letters: B batch, N tokens, D width, H heads, C channels; H and W are an image's sides where C stands beside them.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suffuse.networks.blocks.initialise import zero_weights
+
+__all__ = ["ImageAttention", "SelfAttention"]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, (B, N, D) -> (B, N, D). Rows of `qkv` are queries, keys, values. Source: vaswani2017.
+
+    Args:
+        width: D.
+        heads: Number of heads, a divisor of D.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend among the tokens of each sample."""
+        B, N, D = x.shape
+        q_BHND, k_BHND, v_BHND = self.qkv(x).view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind()
+        mixed_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+        value: Tensor = self.out(mixed_BHND.transpose(1, 2).reshape(B, N, D))
+        return value
+
+
+class ImageAttention(nn.Module):
+    """x + attention among its pixels, (B, C, H, W) -> (B, C, H, W). Source: ho2020ddpm.
+
+    Args:
+        channels: C.
+        heads: Number of heads, a divisor of C.
+        groups: Groups of the norm in front; None leaves the norm out.
+        eps: The norm's epsilon.
+        zero_init: Start as the identity.
+    """
+
+    def __init__(self, channels: int, heads: int, *, groups: int | None, eps: float, zero_init: bool) -> None:
+        super().__init__()
+        self.norm = nn.Identity() if groups is None else nn.GroupNorm(groups, channels, eps)
+        self.attend = SelfAttention(channels, heads)
+        if zero_init:
+            zero_weights(self.attend.out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend among the pixels of each image."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        mixed: Tensor = self.attend(tokens)
+        return x + mixed.transpose(1, 2).reshape(x.shape)

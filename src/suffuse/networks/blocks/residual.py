@@ -1,0 +1,132 @@
+"""The U-Net's blocks: a residual block that knows the noise level, and the changes of resolution.
+
+Source: ho2020ddpm; dhariwal2021adm for scale and shift and for resampling inside the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suffuse.networks.blocks.dropout import Dropout
+from suffuse.networks.blocks.initialise import zero_weights
+from suffuse.networks.blocks.norms import silu
+
+__all__ = ["Downsample", "ResBlock", "Resample", "Upsample", "double", "halve"]
+
+Resample = Literal["none", "down", "up"]
+
+
+def halve(x: Tensor) -> Tensor:
+    """Mean over 2 x 2 pixels, (B, C, H, W) -> (B, C, H/2, W/2)."""
+    return F.avg_pool2d(x, 2)
+
+
+def double(x: Tensor) -> Tensor:
+    """Each pixel four times, (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+_RESAMPLE: dict[Resample, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "down": halve, "up": double}
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))), time))), (B, C_in, H, W) -> (B, C_out, H, W), H and W resampled.
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        time_width: Width of the time embedding.
+        groups: Groups of both norms.
+        eps: Their epsilon.
+        scale_shift: The embedding scales and shifts the second norm's output; otherwise it is added before that norm.
+        dropout: Keyed dropout before the second convolution.
+        resample: Change of resolution within the block, on both branches.
+        zero_init: The branch starts at zero.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        time_width: int,
+        groups: int,
+        eps: float,
+        scale_shift: bool,
+        dropout: Dropout,
+        resample: Resample = "none",
+        zero_init: bool,
+    ) -> None:
+        super().__init__()
+        self.scale_shift, self.resample = scale_shift, resample
+        self.norm1 = nn.GroupNorm(groups, channels_in, eps)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.time = nn.Linear(time_width, 2 * channels_out if scale_shift else channels_out)
+        self.norm2 = nn.GroupNorm(groups, channels_out, eps)
+        self.dropout = dropout
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+        if zero_init:
+            zero_weights(self.conv2)
+
+    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None) -> Tensor:
+        """Evaluate the block.
+
+        Args:
+            x: (B, C_in, H, W).
+            emb: SiLU of the time embedding, (B, time_width).
+            seeds: Keys of the dropout, (B,) int64; None switches it off.
+        """
+        resample = _RESAMPLE[self.resample]
+        h = self.conv1(resample(silu(self.norm1(x))))
+        told = self.time(emb)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = told.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1.0 + scale)
+        else:
+            h = self.norm2(h + told)
+        h = self.conv2(self.dropout(silu(h), seeds))
+        # In place: a convolution's output is not needed for its gradient, and it depends on x, so jvp works as well.
+        added: Tensor = h.add_(self.skip(resample(x)))
+        return added
+
+
+class Downsample(nn.Module):
+    """Convolution with stride 2, (B, C, H, W) -> (B, C, H/2, W/2).
+
+    Args:
+        channels: C.
+        padding: 1 pads all sides; 0 pads one row below and one column to the right (ho2020ddpm).
+    """
+
+    def __init__(self, channels: int, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None) -> Tensor:
+        """Halve both sides; the embedding and the seeds are not read."""
+        value: Tensor = self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))
+        return value
+
+
+class Upsample(nn.Module):
+    """Nearest neighbours, then a convolution, (B, C, H, W) -> (B, C, 2H, 2W).
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None) -> Tensor:
+        """Double both sides; the embedding and the seeds are not read."""
+        value: Tensor = self.conv(double(x))
+        return value

@@ -1,0 +1,85 @@
+"""Denoising: the regression of clean data, in every prediction and weighting."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from suffuse.base.batch import Batch
+from suffuse.base.call import Call
+from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
+from suffuse.base.randomness import Draws
+from suffuse.models.denoiser import Denoiser, Evaluation
+from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.process import (
+    NoiseLevels,
+    PlainWeighting,
+    UniformTimes,
+    Weighting,
+    WeightingPart,
+    perturb,
+)
+from suffuse.process.compose import check_process
+
+__all__ = ["Denoising", "denoising_loss"]
+
+
+class Denoising(ObjectivePart):
+    """Weighted squared error of the data estimate at random noise levels.
+
+    Source: ho2020ddpm, Eq. 14; song2021sde, Eq. 7; karras2022edm, Eq. 8: one formula, the rest are parts.
+
+    Attributes:
+        noise_levels: At which times we train.
+        weighting: How heavily each counts.
+        condition_dropout: Probability that a sample's conditions are hidden: guidance needs an unconditional half.
+    """
+
+    kind: Literal["denoising"] = "denoising"
+    noise_levels: NoiseLevels = UniformTimes()
+    weighting: Weighting = PlainWeighting()
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+
+    def build(self, model: Denoiser) -> Objective:
+        """A function: the objective has no weights of its own."""
+        check_process(model.path, model.prediction, model.time, self.noise_levels)
+        return functools.partial(self._losses)
+
+    def _losses(
+        self, model: Denoiser, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
+    ) -> dict[str, Tensor]:
+        if batch.x0 is None:
+            raise UsageError("objective 'denoising' needs data, but the batch has no x0; choose a data source")
+        eps = noise.normal("eps", tuple(batch.x0.shape[1:])).to(batch.x0.dtype) if batch.eps is None else batch.eps
+        t = self.noise_levels.draw(noise, model.path)
+        x = perturb(model.path, batch.x0, eps, t)
+        call = Call(seeds=noise.keys("network"))
+        evaluation = model.evaluate(x, t, self._hidden(batch.cond, noise), call)
+        return {"denoising": denoising_loss(evaluation, batch.x0, self.weighting, batch.mask)}
+
+    def _hidden(self, cond: Conditions, noise: Draws) -> Conditions:
+        if not cond or self.condition_dropout == 0:
+            return cond
+        return cond.drop(noise.uniform("condition dropout") < self.condition_dropout)
+
+
+def denoising_loss(evaluation: Evaluation, x0: Tensor, weighting: WeightingPart, mask: Tensor | None = None) -> Tensor:
+    """Weighted squared error of the data estimate, averaged over a sample's elements: (B,) float32.
+
+    Args:
+        evaluation: From the model at x_t; its coefficients are (B, 1, ...).
+        x0: Data, (B, ...).
+        weighting: Factor on |D - x0|**2.
+        mask: Where the loss counts, (B, ...); everywhere when None. Averages divide by what counts.
+    """
+    lam, c_out = torch.as_tensor(evaluation.level.half_log_snr), torch.as_tensor(evaluation.c_out)
+    weight = weighting.of(lam, c_out)
+    error = (evaluation.denoised - x0).float() ** 2 * weight
+    if mask is None:
+        return error.flatten(1).mean(1)
+    return (error * mask).flatten(1).sum(1) / mask.expand_as(error).flatten(1).sum(1).clamp_min(1)

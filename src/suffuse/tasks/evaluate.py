@@ -1,0 +1,141 @@
+"""Evaluate a run: samples, distances, memorisation, a sheet, all with their ruler, written beside the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suffuse.base import files
+from suffuse.data import contact_sheet, to_uint8
+from suffuse.metrics import Measurement, MemorisationReport
+from suffuse.metrics.ruler import dumps
+from suffuse.tasks.generate import Generated, generate
+from suffuse.tasks.judge import ImageJudge, Judge, ruler_of
+from suffuse.tasks.runs import OpenRun
+from suffuse.training.card import add_figures
+from suffuse.training.recipe import SamplingSettings
+
+__all__ = ["Evaluated", "evaluate", "figures_table", "read_evaluation", "save_sheet"]
+
+FOLDER = "evaluation"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found.
+
+    Attributes:
+        measurements: Each with its ruler; the headline first.
+        floor: What two halves of the real data score on the headline; None when unknown.
+        memorised: The memorisation table; None for points.
+        seconds: Of sampling.
+        images_per_second: Of sampling.
+    """
+
+    measurements: tuple[Measurement, ...]
+    floor: float | None
+    memorised: MemorisationReport | None
+    seconds: float
+    images_per_second: float
+
+    def dump(self) -> dict[str, Any]:  # Any: JSON values
+        """Plain data."""
+        return {
+            "format_version": 1,
+            "measurements": json.loads(dumps(self.measurements))["measurements"],
+            "floor": self.floor,
+            "memorisation": self.memorised.dump() if self.memorised else None,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+def evaluate(
+    run: OpenRun,
+    judge: Judge,
+    settings: SamplingSettings,
+    *,
+    samples: int = 1000,
+    seed: int = 1,
+    nearest: int = 256,
+    on_samples: Callable[[int], None] | None = None,
+) -> Evaluated:
+    """Sample a run, measure it, and write `evaluation/` in its folder.
+
+    Args:
+        run: What to judge.
+        judge: Reference data and feature space.
+        settings: How to sample.
+        samples: How many.
+        seed: Of the samples.
+        nearest: Samples whose nearest training image is looked up.
+        on_samples: Called with the number of samples finished.
+    """
+    made = generate(run, samples, settings, seed=seed, on_samples=on_samples)
+    ruler = ruler_of(run, settings, made, seed)
+    found = Evaluated(
+        measurements=judge.measure(made, ruler),
+        floor=judge.floor,
+        memorised=judge.memorised(made, nearest) if isinstance(judge, ImageJudge) else None,
+        seconds=made.seconds,
+        images_per_second=samples / made.seconds,
+    )
+    place = run.folder / FOLDER
+    files.make_folder(place)
+    save_sheet(made, place / "samples.png")
+    if isinstance(judge, ImageJudge) and found.memorised:
+        _save_nearest(made, judge, found.memorised, place / "nearest.png")
+    files.write_json(place / "figures.json", found.dump())
+    add_figures(run.folder, figures_table(found))
+    return found
+
+
+def save_sheet(made: Generated, path: Path, *, most: int = 100) -> None:
+    """A sheet of the first samples; points are drawn as a plot."""
+    if made.x.ndim == 4:
+        side = max(1, min(10, int(len(made.x[:most]) ** 0.5)))
+        contact_sheet(to_uint8(made.x[: min(most, side * side)]), columns=side).save(path)
+        return
+    from suffuse.tasks.plots import scatter
+
+    scatter(made.x, path)
+
+
+def _save_nearest(made: Generated, judge: ImageJudge, report: MemorisationReport, path: Path) -> None:
+    """Pairs of a sample and its nearest training image, nearest pairs first, side by side."""
+    pairs = report.worst
+    generated = made.x[[pair.generated for pair in pairs]]
+    training = judge.dataset.batch(judge.index[[pair.training for pair in pairs]]).x0
+    assert training is not None
+    both = torch.stack([generated, training], dim=1).flatten(0, 1)
+    contact_sheet(to_uint8(both), columns=8).save(path)
+
+
+def figures_table(found: Evaluated) -> str:
+    """Markdown: the figures, then their ruler in words."""
+    rows = ["| measure | value |", "|---|---|"]
+    rows += [f"| {item.name} | {item.value:.4g} |" for item in found.measurements]
+    if found.floor is not None:
+        rows.append(f"| {found.measurements[0].name}, two halves of the real data | {found.floor:.4g} |")
+    ruler = found.measurements[0].ruler
+    rows += [
+        "",
+        f"Ruler: weights {ruler.weights}, solver {ruler.solver}, grid {ruler.grid}, NFE {ruler.nfe:g}, guidance "
+        f"{ruler.guidance}, {ruler.samples} samples of seed {ruler.seed}, features {ruler.features} "
+        f"({(ruler.features_hash or 'exact')[:12]}), reference {ruler.data} ({ruler.reference[:12]}, "
+        f"{ruler.reference_count} samples), torch {ruler.versions.torch}, suffuse {ruler.versions.suffuse}.",
+    ]
+    if found.memorised:
+        rows += ["", "Memorisation: " + "; ".join(found.memorised.lines()) + "."]
+    return "\n".join(rows)
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:  # Any: JSON values
+    """What the last evaluation of a run wrote; None when there was none."""
+    path = folder / FOLDER / "figures.json"
+    return files.read_json(path) if path.is_file() else None

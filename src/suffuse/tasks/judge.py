@@ -1,0 +1,229 @@
+"""The judge: reference data, a feature space and the measures taken in it, prepared once for many sets of samples."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from suffuse import metrics
+from suffuse.base.errors import UsageError
+from suffuse.base.randomness import permutation
+from suffuse.data import Dataset, GaussianMixture, Rings, default_cache
+from suffuse.metrics import FeatureExtractor, Measurement, MemorisationReport, Moments, Ruler
+from suffuse.tasks.generate import Generated
+from suffuse.tasks.runs import OpenRun
+from suffuse.training.extractor import TrainedFeatures, train_extractor
+from suffuse.training.recipe import SamplingSettings
+
+__all__ = ["ImageJudge", "Judge", "PointJudge", "judge_of", "ruler_of"]
+
+_BATCH = 500
+# Neighbour searches grow with the square of the set.
+_NEIGHBOURS = 5000
+
+
+def ruler_of(run: OpenRun, settings: SamplingSettings, made: Generated, seed: int) -> Ruler:
+    """What a number about these samples was measured with; the judge fills in its own part."""
+    return Ruler(
+        weights=run.config.weights,
+        solver=_named(settings.solver),
+        grid=_named(settings.grid),
+        nfe=made.nfe,
+        guidance=_named(settings.guidance),
+        samples=len(made.x),
+        data="",
+        reference="",
+        reference_count=1,
+        seed=seed,
+    )
+
+
+def _named(part: metrics.ruler.Part) -> str:
+    """A part in a line: its kind and the fields that are not at their defaults."""
+    fields = {
+        name: value
+        for name, value in part.dump().items()
+        if name != "kind" and value != type(part).model_fields[name].default
+    }
+    inside = ", ".join(f"{name}={value}" for name, value in fields.items())
+    return f"{part.dump()['kind']}({inside})" if inside else str(part.dump()["kind"])
+
+
+class Judge(abc.ABC):
+    """Measures samples against reference data.
+
+    Attributes:
+        headline: Name of the distance that comparisons are drawn by; lower is better.
+        floor: What fresh real data of the same kind would score on it; None when unknown.
+    """
+
+    headline: str
+    floor: float | None
+
+    @abc.abstractmethod
+    def measure(self, made: Generated, ruler: Ruler) -> tuple[Measurement, ...]:
+        """All measures of a set of samples."""
+
+    @abc.abstractmethod
+    def distance(self, made: Generated, ruler: Ruler) -> Measurement:
+        """The headline alone: what comparisons need."""
+
+
+@dataclass(frozen=True)
+class _Reference:
+    name: str
+    fingerprint: str
+    count: int
+
+
+class ImageJudge(Judge):
+    """Distances in a named feature space.
+
+    Args:
+        dataset: Reference images.
+        extractor: The feature space.
+        count: At most so many reference images, chosen by a fixed seed.
+    """
+
+    def __init__(self, dataset: Dataset, extractor: FeatureExtractor, count: int) -> None:
+        self.dataset, self.extractor = dataset, extractor
+        self.index = permutation(0, "reference", 0, len(dataset))[:count].sort().values
+        self.real = metrics.extract(extractor, (dataset.batch(part).x0 for part in self.index.split(_BATCH)))
+        self.moments = Moments.of(self.real, "the reference features")
+        self.reference = _Reference(dataset.name, dataset.fingerprint, len(self.index))
+        self.headline = extractor.name
+        self.floor = metrics.frechet_floor(self.real, seed=0)
+
+    def _ruler(self, ruler: Ruler) -> Ruler:
+        return ruler.replace(
+            features=self.extractor.name,
+            features_hash=self.extractor.hash,
+            data=self.reference.name,
+            reference=self.reference.fingerprint,
+            reference_count=self.reference.count,
+        )
+
+    def _features(self, made: Generated) -> NDArray[np.float32]:
+        # What is judged is what a viewer gets: eight bits a channel.
+        shown = made.x.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
+        return metrics.extract(self.extractor, shown.split(_BATCH))
+
+    def distance(self, made: Generated, ruler: Ruler) -> Measurement:
+        """Frechet distance."""
+        return self._frechet(self._features(made), self._ruler(ruler))
+
+    def _frechet(self, features: NDArray[np.float32], ruler: Ruler) -> Measurement:
+        value = metrics.frechet(Moments.of(features, "the samples' features"), self.moments)
+        return Measurement(name=self.headline, value=value, ruler=ruler)
+
+    def measure(self, made: Generated, ruler: Ruler) -> tuple[Measurement, ...]:
+        """Frechet and kernel distance, precision, recall, density, coverage, and labels right."""
+        ruler, features = self._ruler(ruler), self._features(made)
+        size = min(1000, len(features), len(self.real))
+        kernel = metrics.kernel_distance(features, self.real, seed=0, size=size, subsets=20)
+        few, real = features[:_NEIGHBOURS], self.real[:_NEIGHBOURS]
+        manifold = metrics.precision_recall(real, few)
+        cover = metrics.density_coverage(real, few)
+        named = {
+            "kernel_distance": kernel.value,
+            "precision": manifold.precision,
+            "recall": manifold.recall,
+            "density": cover.density,
+            "coverage": cover.coverage,
+        }
+        rows = [self._frechet(features, ruler)]
+        rows += [Measurement(name=name, value=value, ruler=ruler) for name, value in named.items()]
+        if made.labels is not None and isinstance(self.extractor, TrainedFeatures):
+            told = torch.cat([self.extractor.labels(part) for part in made.x.split(_BATCH)])
+            right = (told == made.labels).float().mean().item()
+            rows.append(Measurement(name="labels_right", value=right, ruler=ruler))
+        return tuple(rows)
+
+    def memorised(self, made: Generated, nearest: int) -> MemorisationReport:
+        """How near samples come to the training images, in pixels."""
+        images = torch.cat([self.dataset.batch(part).x0 for part in self.index.split(_BATCH)])
+        return metrics.memorisation(made.x[:nearest], images, space="pixels")
+
+
+class PointJudge(Judge):
+    """Exact distances for densities.
+
+    Args:
+        dataset: Points drawn from the density.
+        density: The density itself.
+        count: At most so many reference points.
+    """
+
+    def __init__(self, dataset: Dataset, density: GaussianMixture | Rings, count: int) -> None:
+        self.density, self.headline = density, "wasserstein"
+        n = min(count, 2000)
+        self.real = density.sample(n, seed=7).double()
+        self.reference = _Reference(dataset.name, dataset.fingerprint, n)
+        self.floor = metrics.wasserstein(density.sample(n, seed=8).double(), self.real, seed=0).value
+
+    def _ruler(self, ruler: Ruler) -> Ruler:
+        return ruler.replace(
+            features="points",
+            data=self.reference.name,
+            reference=self.reference.fingerprint,
+            reference_count=self.reference.count,
+        )
+
+    def distance(self, made: Generated, ruler: Ruler) -> Measurement:
+        """Exact Wasserstein-2 distance."""
+        value = metrics.wasserstein(made.x.double(), self.real, seed=0).value
+        return Measurement(name=self.headline, value=value, ruler=self._ruler(ruler))
+
+    def measure(self, made: Generated, ruler: Ruler) -> tuple[Measurement, ...]:
+        """Wasserstein-2, its sliced form, and the KL divergence from the density."""
+        points = made.x.double()
+        named = {
+            "sliced_wasserstein": metrics.sliced_wasserstein(points, self.real, seed=0),
+            "kl_divergence": metrics.kl_divergence(points, self.density.log_prob),
+        }
+        rows = [Measurement(name=name, value=value, ruler=self._ruler(ruler)) for name, value in named.items()]
+        return (self.distance(made, ruler), *rows)
+
+
+def judge_of(
+    run: OpenRun,
+    *,
+    dataset: Dataset | None = None,
+    cache: Path | None = None,
+    count: int = 10_000,
+    note: Callable[[str], None] = lambda text: None,
+) -> Judge:
+    """The judge that fits a run's data.
+
+    Args:
+        run: Whose data are the reference.
+        dataset: Other reference data; the run's own when None.
+        cache: Where features are kept; the user's cache when None.
+        count: Reference samples at most.
+        note: Told what is going on.
+
+    Raises:
+        UsageError: The run has no data of its own and none are given, or they have another shape.
+    """
+    source = run.recipe.data if run.recipe else None
+    if dataset is None:
+        if source is None:
+            raise UsageError(f"{run.folder} does not say what it was trained on; give --data")
+        dataset = source.load()
+    if dataset.shape != run.config.shape:
+        raise UsageError(
+            f"the model makes samples of {run.config.shape}, but the data have {dataset.shape}; give others"
+        )
+    if isinstance(source, GaussianMixture | Rings):
+        return PointJudge(dataset, source, count)
+    note("features: a small network trained on the same data, kept in the cache")
+    extractor = train_extractor(dataset, cache=cache or default_cache())
+    if extractor.note:
+        note(extractor.note)
+    return ImageJudge(dataset, extractor, count)

@@ -1,0 +1,77 @@
+"""The plots that reports show. matplotlib without its global state: figures are made, drawn and forgotten."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from suffuse.base import files
+from suffuse.metrics import CostPoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["cost_curves", "loss_curve", "scatter"]
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    files.write_bytes(path, buffer.getvalue())
+
+
+def cost_curves(points: Sequence[CostPoint], floor: float | None, headline: str, path: Path) -> None:
+    """Distance against network evaluations and against seconds, a line a run and solver.
+
+    Args:
+        points: What to draw.
+        floor: Drawn as a dashed line; None for none.
+        headline: Name of the distance.
+        path: PNG file.
+    """
+    figure = _figure(9, 3.6)
+    axes = figure.subplots(1, 2, sharey=True)
+    names = dict.fromkeys(point.name for point in points)
+    for axis, cost, label in zip(axes, ("nfe", "seconds"), ("network evaluations per sample", "seconds"), strict=True):
+        for name in names:
+            rows = sorted((p for p in points if p.name == name), key=lambda p: p.nfe)
+            axis.plot([getattr(p, cost) for p in rows], [p.quality.value for p in rows], "o-", label=name, ms=4)
+        if floor is not None:
+            axis.axhline(floor, ls="--", c="grey", lw=1, label="two halves of the real data")
+        axis.set(xlabel=label, xscale="log", yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(headline)
+    axes[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def loss_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:  # Any: numbers and strings
+    """Loss over steps from the lines of `metrics.jsonl`."""
+    figure = _figure(5, 3)
+    axis = figure.subplots()
+    axis.plot([row["step"] for row in rows], [row["loss"] for row in rows], lw=1.2)
+    axis.set(xlabel="step", ylabel="loss", yscale="log")
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def scatter(points: Tensor, path: Path) -> None:
+    """The first two coordinates of points, (n, D)."""
+    figure = _figure(4, 4)
+    axis = figure.subplots()
+    axis.scatter(points[:, 0].numpy(), points[:, min(1, points.shape[1] - 1)].numpy(), s=2, alpha=0.4)
+    axis.set_aspect("equal")
+    _save(figure, path)

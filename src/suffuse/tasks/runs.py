@@ -1,0 +1,147 @@
+"""Open a run's folder: its model, its recipe, and how it is sampled when nothing else is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from suffuse.base.errors import UsageError
+from suffuse.base.part import explain
+from suffuse.data import Data, DataPart, Dataset, data_from
+from suffuse.models.config import ModelConfig
+from suffuse.models.denoiser import Denoiser
+from suffuse.models.pretrained import load_model, local_folder
+from suffuse.sampling import CFG, Grid, NoGuidance, Solver
+from suffuse.training.recipe import Recipe, SamplingSettings
+from suffuse.training.recipe_files import load_recipe
+from suffuse.training.run import RECIPE_FILE
+from suffuse.training.world import choose_device
+
+__all__ = ["OpenRun", "Wanted", "open_run", "other_data", "settle"]
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run, ready to be used.
+
+    Attributes:
+        folder: Where it is.
+        model: In evaluation mode, on its device.
+        config: Of the model; `weights` names the average that was loaded.
+        recipe: What it was trained by; None for a converted model.
+    """
+
+    folder: Path
+    model: Denoiser
+    config: ModelConfig
+    recipe: Recipe | None
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How it is sampled when nothing else is said."""
+        return self.recipe.sampling if self.recipe else SamplingSettings()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks of sampling; None leaves the run's own choice.
+
+    Attributes:
+        solver: Kind, or fields.
+        grid: Kind, or fields.
+        nfe: Network evaluations per sample, guidance's halves included.
+        steps: Solver steps; not together with nfe.
+        cfg: Scale of classifier-free guidance.
+        batch: Samples at a time.
+    """
+
+    solver: str | Mapping[str, Any] | None = None  # Any: fields of a part
+    grid: str | Mapping[str, Any] | None = None  # Any: as above
+    nfe: int | None = None
+    steps: int | None = None
+    cfg: float | None = None
+    batch: int | None = None
+
+
+def open_run(name: str | Path, *, weights: str | None = None, device: str = "auto") -> OpenRun:
+    """Load a run from its folder or from the Hub.
+
+    Args:
+        name: Folder, or owner/name.
+        weights: Which average; None for the primary one.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UsageError: No such run, average or device.
+        RunError: A broken file.
+    """
+    place = choose_device(device)
+    folder = local_folder(name)
+    model = load_model(folder, weights=weights).to(place)
+    assert model.config is not None
+    file = folder / RECIPE_FILE
+    return OpenRun(folder, model, model.config, load_recipe(str(file)) if file.is_file() else None)
+
+
+def _part(kind: Any, value: Any, what: str) -> Any:  # Any: a joint's annotated type, and its part
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise explain(error, what) from None
+
+
+def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
+    """The run's sampling settings with the user's wishes laid over them.
+
+    Raises:
+        UsageError: A wish that cannot be met: unknown part, too few evaluations, guidance without conditions.
+    """
+    base = run.sampling
+    solver = base.solver if wanted.solver is None else _part(Solver, wanted.solver, "solver")
+    grid = base.grid
+    if wanted.grid is not None:
+        fields = {"kind": wanted.grid} if isinstance(wanted.grid, str) else dict(wanted.grid)
+        grid = _part(Grid, {"steps": grid.steps, **fields} if fields.get("kind") != "list" else fields, "grid")
+    guidance = base.guidance
+    if wanted.cfg is not None:
+        if not run.model.conditioner.reads:
+            raise UsageError("cfg needs a conditional model, but this one knows no conditions; leave cfg out")
+        guidance = CFG(scale=wanted.cfg) if wanted.cfg != 1 else NoGuidance()
+    if wanted.nfe is not None and wanted.steps is not None:
+        raise UsageError("nfe and steps both say how long to sample; give one of them")
+    if wanted.nfe is not None:
+        if wanted.nfe < 1:
+            raise UsageError(f"nfe is {wanted.nfe}; it must be at least 1")
+        grid = grid.replace(steps=solver.steps_for(wanted.nfe // guidance.most_evaluations))
+    elif wanted.steps is not None:
+        grid = grid.replace(steps=wanted.steps)
+    settings = base.replace(solver=solver, grid=grid, guidance=guidance)
+    if wanted.batch is not None:
+        settings = settings.replace(batch=wanted.batch)
+    solver.init(torch.zeros(1), grid.times(run.config.path), run.config.path)
+    return settings
+
+
+def other_data(run: OpenRun, name: str | None) -> Dataset | None:
+    """Reference data of a name, path or archive, at the run's size and channels; None for the run's own.
+
+    Raises:
+        UsageError: No such data.
+    """
+    if name is None:
+        return None
+    fields = data_from(name)
+    if fields["kind"] == "images":
+        fields |= {"size": run.config.shape[-1], "channels": {1: "grey", 3: "rgb", 4: "rgba"}[run.config.shape[0]]}
+    source: DataPart = _part(Data, fields, "data")
+    return source.load()

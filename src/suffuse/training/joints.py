@@ -1,0 +1,43 @@
+"""All joints by name, read off the annotated types: what can be listed, documented and tested."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from suffuse.base.part import Joint
+from suffuse.data import Data
+from suffuse.models.config import ConditionerConfig
+from suffuse.networks import NetworkConfig
+from suffuse.objectives import ObjectiveConfig
+from suffuse.process import NoiseLevels, Path, Prediction, TimeCondition, Weighting
+from suffuse.sampling import Grid, Guidance, Solver
+
+__all__ = ["JOINTS"]
+
+
+def _joint(annotated: Any) -> Joint:  # Any: an annotated type
+    joint = get_args(annotated)[1]
+    assert isinstance(joint, Joint)
+    return joint
+
+
+JOINTS: dict[str, Joint] = {
+    joint.name: joint
+    for joint in map(
+        _joint,
+        (
+            Data,
+            NetworkConfig,
+            Path,
+            Prediction,
+            TimeCondition,
+            ConditionerConfig,
+            ObjectiveConfig,
+            NoiseLevels,
+            Weighting,
+            Solver,
+            Grid,
+            Guidance,
+        ),
+    )
+}

@@ -1,0 +1,168 @@
+"""Recipes as YAML: reading, inheriting, overriding from the command line, and writing back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files as packaged
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from suffuse.base.errors import UsageError, unknown_name
+from suffuse.base.part import parse
+from suffuse.data import data_from
+from suffuse.training.recipe import Recipe
+
+__all__ = ["SHORT", "dump_recipe", "list_recipes", "load_recipe", "read_recipe_file"]
+
+# Short overrides that every recipe takes.
+SHORT = {
+    "size": "data.size",
+    "steps": "training.steps",
+    "batch": "training.batch",
+    "seed": "training.seed",
+    "device": "training.device",
+    "precision": "training.precision",
+    "checkpoint_every": "training.checkpoint_every",
+}
+
+Tree = dict[str, Any]  # Any: YAML values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (1e-4 is a number), and repeated keys are mistakes."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Tree:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
+
+
+_FLOAT = re.compile(
+    r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)|[-+]?\d[\d_]*\.[\d_]*|[-+]?\.(inf|Inf)|\.(nan|NaN)"
+)
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in {"tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+0123456789."))
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Names of the recipes in the package."""
+    folder = packaged("suffuse.recipes")
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def _parsed(text: str, where: str) -> Tree:
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{where} must hold keys and values, not {type(tree).__name__}")
+    return tree
+
+
+def read_recipe_file(name: str) -> Tree:
+    """Raw YAML of a recipe by name or path, its `base:` merged in.
+
+    Raises:
+        UsageError: No such recipe, not YAML, a circle of bases.
+    """
+    return _read(name, ())
+
+
+def _read(name: str, above: tuple[str, ...]) -> Tree:
+    if name in above:
+        raise UsageError(f"recipe {name!r} is its own base ({' -> '.join((*above, name))}); remove one `base`")
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        if not path.is_file():
+            raise UsageError(f"recipe file {name} does not exist; give a file, or one of: {', '.join(list_recipes())}")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"recipe file {name} cannot be read as text ({error}); give a YAML file") from None
+        tree = _parsed(text, str(path))
+    else:
+        if name not in list_recipes():
+            raise unknown_name("recipe", name, list_recipes())
+        tree = _parsed(
+            packaged("suffuse.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
+        )
+    base = tree.pop("base", None)
+    return tree if base is None else merged(_read(str(base), (*above, name)), tree)
+
+
+def merged(base: Tree, changes: Tree) -> Tree:
+    """Lay changes over a base, key by key; a mapping of another `kind` replaces the old one whole."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _overrides(pairs: Sequence[str]) -> Tree:
+    tree: Tree = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"override {pair!r} is not key=value; write for example steps=200 or optimiser.lr=1e-4")
+        if key == "data":
+            tree = merged(tree, {"data": data_from(text)})
+            continue
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError:
+            raise UsageError(f"override {pair!r}: the value is not YAML; quote it") from None
+        if key == "out":
+            value = text
+        for name in reversed(SHORT.get(key, key).split(".")):
+            value = {name: value}
+        tree = merged(tree, value)
+    return tree
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or file, with `key=value` overrides.
+
+    Raises:
+        UsageError: No such recipe, key or value; the nearest right name is offered.
+    """
+    return parse(Recipe, merged(_bare(read_recipe_file(name)), _overrides(overrides)), owner=f"recipe {name!r}")
+
+
+def _bare(tree: Tree) -> Tree:
+    """Write bare names out as mappings, so that an override can reach into them."""
+    for key in ("data", "network", "path", "prediction", "time", "conditioner", "objective"):
+        if isinstance(tree.get(key), str) and tree[key] != "auto":
+            tree[key] = {"kind": tree[key]}
+    return tree
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML of a whole recipe, which reads back as an equal one."""
+
+    def plain(value: Any) -> Any:  # Any: JSON values
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    text: str = yaml.safe_dump(plain(recipe.dump()), sort_keys=False, allow_unicode=True)
+    return text

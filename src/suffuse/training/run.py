@@ -1,0 +1,355 @@
+"""A training run: data, model, folder, loop, checkpoints and what is left behind."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import suffuse
+from suffuse.base import files
+from suffuse.base.conditions import Conditions
+from suffuse.base.errors import RunError, UsageError
+from suffuse.data import Dataset, Loader, contact_sheet, to_uint8
+from suffuse.models.conditioner import ClassLabel
+from suffuse.models.denoiser import Denoiser
+from suffuse.models.pretrained import save_model
+from suffuse.process.compose import check_process
+from suffuse.sampling import sample
+from suffuse.training.card import model_card
+from suffuse.training.checkpoint import find_latest, load_checkpoint, save_checkpoint
+from suffuse.training.lock import RunLock
+from suffuse.training.metrics_log import MetricsLog
+from suffuse.training.optimiser import learning_rate
+from suffuse.training.recipe import Recipe, Resolved
+from suffuse.training.recipe_files import dump_recipe
+from suffuse.training.signals import Stop, Stopped
+from suffuse.training.trainer import Trainer
+from suffuse.training.world import World, joined
+
+__all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "cycling_labels", "train"]
+
+RECIPE_FILE = "recipe.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        folder: The run's folder.
+        step: Steps taken.
+        seconds: Wall time of this session.
+        loss: Mean loss of the last report.
+    """
+
+    folder: Path
+    step: int
+    seconds: float
+    loss: float
+
+
+@dataclass
+class Watcher:
+    """What a run tells while it goes; the command line draws a bar from it.
+
+    Attributes:
+        note: Called with a sentence about something chosen or noticed.
+        progress: Called after every step with (steps taken, steps altogether, numbers of the last report).
+    """
+
+    note: Callable[[str], None] = field(default=lambda text: None)
+    progress: Callable[[int, int, dict[str, float]], None] = field(default=lambda step, total, numbers: None)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse parts that do not go together, before any data are read.
+
+    Raises:
+        UsageError: Names the parts, the reason and the mend.
+    """
+    noise_levels = getattr(recipe.objective, "noise_levels", None)
+    check_process(recipe.path, recipe.prediction, recipe.time, noise_levels)
+    times = recipe.sampling.grid.times(recipe.path)
+    recipe.sampling.solver.init(torch.zeros(1), times, recipe.path)
+
+
+def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher | None = None) -> Finished:
+    """Train to the recipe's last step, or go on with an interrupted run.
+
+    Args:
+        recipe: What to do.
+        name: Name of the run, for its folder when the recipe has no `out`.
+        resume: Continue from the newest whole checkpoint.
+        watcher: Hears what happens.
+
+    Raises:
+        UsageError: A request that cannot be met, found before any work.
+        RunError: The work failed; the last whole checkpoint is left.
+        Stopped: A signal asked for it; the state is saved.
+    """
+    watcher = watcher or Watcher()
+    check_recipe(recipe)
+    folder = Path(recipe.out or f"runs/{name}")
+    with joined(recipe.training.device) as world, Stop() as stop:
+        if world.first:
+            _claim(folder, resume)
+        world.wait()
+        with _locked(folder, world), stop.interruptible():
+            resolved, dataset = _load(recipe, world, watcher)
+            session = _Session(resolved, dataset, folder, world, stop, watcher)
+            if resume:
+                session.resume()
+        with _locked(folder, world):
+            return session.run()
+
+
+class _Unlocked:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _locked(folder: Path, world: World) -> RunLock | _Unlocked:
+    """The lock, held by the first process for all."""
+    return RunLock(folder) if world.first else _Unlocked()
+
+
+def _claim(folder: Path, resume: bool) -> None:
+    """Make the run's folder, or see that it is a run when resuming."""
+    if resume:
+        if not (folder / RECIPE_FILE).is_file():
+            raise UsageError(f"there is no run to resume in {folder}; leave --resume out, or correct out=")
+        return
+    if folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
+        raise UsageError(f"{folder} exists already; add --resume to go on with it, or choose another out=")
+    files.make_folder(folder)
+
+
+def _load(recipe: Recipe, world: World, watcher: Watcher) -> tuple[Resolved, Dataset]:
+    """Read the data (the first process fills the cache for the others) and let them decide what is open."""
+    if not world.first:
+        world.wait()
+    dataset = recipe.data.load()
+    if world.first:
+        world.wait()
+    if world.first:
+        for line in dataset.report.lines():
+            watcher.note(line)
+    resolved = recipe.resolve(dataset)
+    if world.first:
+        for line in resolved.notes:
+            watcher.note(line)
+    return resolved, dataset
+
+
+def cycling_labels(conditioner: object, n: int, first: int = 0) -> Conditions | None:
+    """Labels 0, 1, 2, ... for n samples of a class-conditional model; None for others."""
+    if not isinstance(conditioner, ClassLabel):
+        return None
+    return Conditions.of(label=torch.arange(first, first + n) % conditioner.classes)
+
+
+class _Session:
+    """One process's part in a run."""
+
+    def __init__(
+        self, resolved: Resolved, dataset: Dataset, folder: Path, world: World, stop: Stop, watcher: Watcher
+    ) -> None:
+        recipe = resolved.recipe
+        self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
+        self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
+        self._check_batch()
+        self.model = self.config.build(seed=self.settings.seed)
+        self.trainer = Trainer(self.model, recipe.objective, self.settings, recipe.optimiser, world)
+        self.loader = Loader(
+            dataset,
+            batch=self.settings.batch,
+            seed=self.settings.seed,
+            rank=world.rank,
+            world=world.size,
+            flip=self.settings.flip,
+        )
+        self.saved_at = -1
+
+    def _check_batch(self) -> None:
+        parts = self.world.size * self.settings.accumulate
+        if self.settings.batch % parts:
+            raise UsageError(
+                f"training.batch is {self.settings.batch}, which {self.world.size} processes with accumulate "
+                f"{self.settings.accumulate} cannot share evenly; use a multiple of {parts}"
+            )
+
+    def resume(self) -> None:
+        """Go back to the newest whole checkpoint."""
+        found = find_latest(self.folder / CHECKPOINTS)
+        for path, why in found.skipped:
+            self.watcher.note(f"skipped the broken checkpoint {path.name}: {why}")
+        if found.path is None:
+            self.watcher.note("no checkpoint yet: starting from step 0")
+            return
+        self.trainer.load(load_checkpoint(found.path))
+        self.saved_at = self.trainer.step
+        self.watcher.note(f"resumed at step {self.trainer.step} from {found.path.name}")
+
+    def run(self) -> Finished:
+        """Take the remaining steps."""
+        began = time.perf_counter()
+        log = self._open_log()
+        try:
+            loss = self._loop(log)
+        except Stopped:
+            self._save()
+            raise
+        except RunError as error:
+            last = find_latest(self.folder / CHECKPOINTS).path
+            left = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+            raise RunError(f"{error}; {left}") from error
+        finally:
+            if log is not None:
+                log.close()
+        return Finished(self.folder, self.trainer.step, time.perf_counter() - began, loss)
+
+    def _open_log(self) -> MetricsLog | None:
+        if not self.world.first:
+            return None
+        files.write_text(self.folder / RECIPE_FILE, dump_recipe(self.recipe))
+        files.write_json(self.folder / "environment.json", _environment(self.world))
+        return MetricsLog(self.folder, resumed_at=self.trainer.step, tensorboard=self.settings.tensorboard)
+
+    def _loop(self, log: MetricsLog | None) -> float:
+        meter = _Meter(self.settings.batch)
+        total = self.settings.steps
+        with self.loader.stream(self.trainer.step) as batches:
+            while self.trainer.step < total:
+                if self.world.any(self.stop.requested):
+                    self.stop.request()
+                    self.stop.check()
+                with self.stop.interruptible(), meter.waiting():
+                    batch = next(batches)
+                report = self.trainer.train_step(batch, self.loader.draws(self.trainer.step))
+                meter.add(report)
+                self._after(report, meter, log)
+        self._save()
+        return meter.loss
+
+    def _after(self, report: dict[str, Tensor], meter: _Meter, log: MetricsLog | None) -> None:
+        """Log, sample and save when their turn has come."""
+        step, settings = self.trainer.step, self.settings
+        if step % settings.log_every == 0 or step == settings.steps:
+            numbers = meter.read(self.world)
+            numbers["lr"] = learning_rate(self.recipe.optimiser, step - 1, settings.steps)
+            if log is not None:
+                log.write({"step": step, "images": self.trainer.images, **numbers})
+        if self.world.first:
+            self.watcher.progress(step, settings.steps, meter.numbers)
+        if step % settings.checkpoint_every == 0 and step < settings.steps:
+            self.trainer.check_finite(report)
+            self._save()
+        if settings.sample_every and step % settings.sample_every == 0 and self.world.first:
+            with self.stop.interruptible():
+                self._sample_sheet()
+
+    def _save(self) -> None:
+        """Checkpoint, then the model that the world sees."""
+        if not self.world.first or self.saved_at == self.trainer.step:
+            return
+        save_checkpoint(self.folder / CHECKPOINTS, self.trainer.step, self.trainer.state(), keep=self.settings.keep)
+        self.saved_at = self.trainer.step
+        ema = self.trainer.ema
+        primary, *others = ema.names
+        config = self.config.replace(weights=primary, others=tuple(others), step=self.trainer.step)
+        save_model(self.folder, config, ema.weights(primary), {name: ema.weights(name) for name in others})
+        files.write_text(self.folder / "README.md", model_card(self.recipe, config, self.dataset))
+
+    def _sample_sheet(self) -> None:
+        """A sheet of samples from the primary average."""
+        shadow: Denoiser = copy.deepcopy(self.model)
+        shadow.load_state_dict(self.trainer.ema.weights(self.trainer.ema.names[0]))
+        settings, n = self.recipe.sampling, self.settings.samples
+        made = sample(
+            shadow.eval(),
+            n,
+            shape=self.config.shape,
+            solver=settings.solver,
+            grid=settings.grid,
+            guidance=settings.guidance,
+            cond=cycling_labels(self.config.conditioner, n),
+            seed=self.settings.seed,
+            batch=settings.batch,
+            precision=self.settings.precision,
+        )
+        if len(self.config.shape) == 3:
+            files.make_folder(self.folder / "samples")
+            sheet = contact_sheet(to_uint8(made.x))
+            sheet.save(self.folder / "samples" / f"step-{self.trainer.step:08d}.png")
+
+
+class _Meter:
+    """Means since the last report, without a look at the device in between."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.numbers: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._steps, self._wait, self._since = 0, 0.0, time.perf_counter()
+
+    def waiting(self) -> _Wait:
+        """Time a wait for data."""
+        return _Wait(self)
+
+    def add(self, report: dict[str, Tensor]) -> None:
+        """Add the scalars of a step."""
+        for name, value in report.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+
+    def read(self, world: World) -> dict[str, float]:
+        """Means, images a second, and the share of time spent waiting for data; starts over."""
+        seconds = time.perf_counter() - self._since
+        means = world.mean(torch.stack(list(self._sums.values())) / self._steps).tolist()
+        self.numbers = dict(zip(self._sums, means, strict=True))
+        self.numbers["loss"] = sum(value for name, value in self.numbers.items() if name != "grad_norm")
+        self.numbers["images_per_second"] = self._steps * self.batch / max(seconds, 1e-9)
+        self.numbers["data_wait"] = self._wait / max(seconds, 1e-9)
+        self._sums, self._steps, self._wait, self._since = {}, 0, 0.0, time.perf_counter()
+        return dict(self.numbers)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last report."""
+        return self.numbers.get("loss", float("nan"))
+
+
+class _Wait:
+    def __init__(self, meter: _Meter) -> None:
+        self.meter = meter
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.meter._wait += time.perf_counter() - self.began
+
+
+def _environment(world: World) -> dict[str, object]:
+    """Versions and hardware, so that a figure can be understood later."""
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor()
+    return {
+        "format_version": 1,
+        "suffuse": suffuse.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": world.device.type,
+        "device_name": name or platform.machine(),
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,162 @@
+"""The trainer: batches in, steps out, and a state that resumes bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from suffuse.base.batch import Batch
+from suffuse.base.errors import RunError
+from suffuse.base.randomness import Draws
+from suffuse.base.weights import load_weights
+from suffuse.models.denoiser import Denoiser
+from suffuse.objectives import ObjectivePart, Progress
+from suffuse.sampling import autocast
+from suffuse.training.ema import EMA
+from suffuse.training.optimiser import build_optimiser, learning_rate, load_optimiser_state, optimiser_state
+from suffuse.training.recipe import OptimiserSettings, TrainingSettings
+from suffuse.training.world import World
+
+__all__ = ["Trainer"]
+
+# On a GPU a look at the loss waits for the device, so it is looked at every few steps; a checkpoint is never written
+# before a look.
+_LOOK_EVERY = 10
+
+
+class Trainer:
+    """Owns the model, the averages and the optimiser of a run; knows nothing of files.
+
+    Args:
+        model: What is trained.
+        objective: From which loss.
+        settings: Steps, batch, averages, precision.
+        optimiser: Rates and decays.
+        world: This process among the others.
+
+    Attributes:
+        step: Steps taken so far.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        objective: ObjectivePart,
+        settings: TrainingSettings,
+        optimiser: OptimiserSettings,
+        world: World,
+    ) -> None:
+        self.model = model.to(world.device).train()
+        self.settings, self.optimiser_settings, self.world = settings, optimiser, world
+        self.objective = objective.build(model)
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if isinstance(self.objective, nn.Module):
+            self.objective.to(world.device)
+            self.named |= {f"objective.{name}": p for name, p in self.objective.named_parameters()}
+        self.optimiser = build_optimiser(self.named, optimiser)
+        self.ema = EMA(model, settings.ema, settings.ema_ramp)
+        self.step = 0
+        self._look_every = 1 if world.device.type == "cpu" else _LOOK_EVERY
+        if settings.compile:
+            model.network.compile()
+
+    @property
+    def images(self) -> int:
+        """Images seen so far, over all processes."""
+        return self.step * self.settings.batch
+
+    def train_step(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Take one step.
+
+        Args:
+            batch: This process's share of the step's batch.
+            draws: The randomness of that share.
+
+        Returns:
+            Mean losses by name, and `grad_norm`: scalars on the device, over this process's share.
+
+        Raises:
+            RunError: A loss or a gradient is not finite; the step, the losses and the first such tensor are named.
+        """
+        rate = learning_rate(self.optimiser_settings, self.step, self.settings.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        report = self._backward(batch.to(self.world.device), draws.to(self.world.device))
+        self.world.average_gradients(self.named.values())
+        clip = self.optimiser_settings.clip
+        grads = [p.grad for p in self.named.values() if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads)
+        report["grad_norm"] = norm
+        if self.step % self._look_every == 0:
+            self.check_finite(report)
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(self.named.values(), clip, norm)
+        self.optimiser.step()
+        self.step += 1
+        self.ema.update(self.settings.batch, self.images)
+        return report
+
+    def _backward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Accumulate gradients over the parts of the batch; mean losses."""
+        pieces, size = self.settings.accumulate, len(draws)
+        share = size // pieces
+        progress = Progress(self.step, self.settings.steps)
+        report: dict[str, Tensor] = {}
+        for start in range(0, size, share):
+            rows = slice(start, start + share)
+            with autocast(self.world.device, self.settings.precision):
+                losses = self.objective(self.model, batch[rows], progress, draws[rows])
+            means = {name: value.mean() / pieces for name, value in losses.items()}
+            torch.stack(list(means.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch's stub
+            for name, value in means.items():
+                report[name] = report.get(name, torch.zeros_like(value)) + value.detach()
+        return report
+
+    def check_finite(self, report: Mapping[str, Tensor]) -> None:
+        """Stop on NaN or Inf.
+
+        Raises:
+            RunError: With the step, the parts of the loss and the first tensor that is not finite.
+        """
+        values = {name: value.item() for name, value in report.items()}
+        if all(abs(value) < float("inf") for value in values.values()):
+            return
+        parts = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+        raise RunError(f"step {self.step}: the loss or its gradient is not finite ({parts}); {self._first_bad()}")
+
+    def _first_bad(self) -> str:
+        for name, p in self.named.items():
+            if not bool(p.detach().isfinite().all()):
+                return f"weight {name} is the first that is not finite"
+            if p.grad is not None and not bool(p.grad.isfinite().all()):
+                return f"the gradient of {name} is the first that is not finite; lower optimiser.lr or check the data"
+        return "all weights and gradients are finite, so the loss itself overflowed"
+
+    def state(self) -> dict[str, Any]:  # Any: tensors and numbers, see CheckpointState
+        """All that a bit-exact resume needs; randomness is a function of the step and needs nothing."""
+        state: dict[str, Any] = {  # Any: as above
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimiser": optimiser_state(self.optimiser, self.named),
+            "ema": self.ema.state_dict(),
+        }
+        if isinstance(self.objective, nn.Module):
+            state["objective"] = self.objective.state_dict()
+        return state
+
+    def load(self, state: Mapping[str, Any]) -> None:  # Any: as above
+        """Take a state back.
+
+        Raises:
+            UsageError: It is of another architecture; nothing is loaded half.
+        """
+        load_weights(self.model, state["model"], owner="the checkpoint")
+        if isinstance(self.objective, nn.Module):
+            load_weights(self.objective, state["objective"], owner="the checkpoint's objective")
+        load_optimiser_state(self.optimiser, self.named, state["optimiser"])
+        self.ema.load_state_dict(state["ema"])
+        self.step = int(state["step"])

@@ -1,0 +1,111 @@
+"""World: which process of how many, on which device; started by torchrun or `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from suffuse.base.errors import UsageError
+
+__all__ = ["World", "choose_device", "joined"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Place among the processes of a run; rank 0 of 1 when there is only one.
+
+    Attributes:
+        rank: This process.
+        size: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the processes, in one message.
+
+        A wrapper that owns the forward would break objectives with several players; flattened gradients do not care.
+        """
+        if self.size == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        dist.all_reduce(flat)
+        flat /= self.size
+        means = torch.split(flat, [grad.numel() for grad in grads])
+        torch._foreach_copy_(grads, [mean.view_as(grad) for mean, grad in zip(means, grads, strict=True)])
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a tensor over the processes."""
+        if self.size == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.size
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says yes: a signal may reach one of them only."""
+        if self.size == 1:
+            return flag
+        told = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        return bool(told.item())
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: `auto` takes a GPU when there is one.
+
+    Raises:
+        UsageError: No such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {name!r} is not here ({torch.cuda.device_count()} GPUs found); use device=cpu or auto"
+        )
+    return device
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[World]:
+    """Join the other processes of the run, and leave them at the end.
+
+    Reads what torchrun and `accelerate launch` both set: RANK, WORLD_SIZE, LOCAL_RANK.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = choose_device(device)
+    if size == 1:
+        yield World(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()

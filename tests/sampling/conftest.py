@@ -1,0 +1,151 @@
+"""What the tests of sampling share: the solvers of the joint's table, exact mixtures, and a bare solver loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from suffuse.base.randomness import Draws
+from suffuse.models.exact import ExactMixture
+from suffuse.process import EDM, VP, Flow, PathPart, TrigonometricPath
+from suffuse.sampling import Estimate, Solver, SolverPart
+
+# Settings that are no choice among names, and without which a stochastic solver would be tested as a deterministic one.
+_STOCHASTIC = {"ddim": ({"eta": 0.5}, {"eta": 1.0}), "heun": ({"churn": 4.0},)}
+_PATHS = {"vp": VP(), "edm": EDM(), "flow": Flow(), "trigonometric": TrigonometricPath()}
+
+
+def _variants(part: type[SolverPart]) -> Iterator[SolverPart]:
+    """A solver with all combinations of its choices among names and orders, and its stochastic settings."""
+    fields = {name: field.annotation for name, field in part.model_fields.items() if name != "kind"}
+    choices = {name: get_args(kind) for name, kind in fields.items() if get_origin(kind) is Literal}
+    for values in itertools.product(*choices.values()):
+        try:
+            yield part(**dict(zip(choices, values, strict=True)))
+        except ValidationError:  # choices that exclude each other
+            continue
+    kind = part.model_fields["kind"].default
+    yield from (part(**setting) for setting in _STOCHASTIC.get(kind, ()))
+
+
+def _name(solver: SolverPart) -> str:
+    plain, own = type(solver)().dump(), solver.dump()
+    return "-".join([solver.kind, *(f"{key}={value}" for key, value in own.items() if value != plain[key])])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Arguments `solver`, `deterministic`, ... run over the joint's table, `path` over the kinds of path.
+
+    `in_time` are those that integrate over the path's own time, `in_log_snr` the others.
+    """
+    solvers = [variant for part in get_args(Solver)[1].parts.values() for variant in _variants(part)]
+    tables = {
+        "solver": solvers,
+        "deterministic": [solver for solver in solvers if not solver.stochastic],
+        "stochastic": [solver for solver in solvers if solver.stochastic],
+        "in_time": [solver for solver in solvers if solver.dump().get("variable") == "time"],
+        "in_log_snr": [solver for solver in solvers if solver.dump().get("variable") != "time"],
+    }
+    for argument, table in tables.items():
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, table, ids=_name)
+    if "path" in metafunc.fixturenames:
+        metafunc.parametrize("path", _PATHS.values(), ids=list(_PATHS))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tensors of some hundred numbers: a second thread brings nothing, and costs twenty times on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _global_generator_untouched() -> Iterator[None]:
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "a global generator was used"
+
+
+@pytest.fixture(scope="session")
+def mixture() -> Callable[[PathPart], ExactMixture]:
+    """Three Gaussians on a line, far enough from one Gaussian for high orders to show."""
+
+    def on(path: PathPart) -> ExactMixture:
+        weights, means = torch.tensor([0.3, 0.5, 0.2]), torch.tensor([[-1.5], [0.4], [2.0]])
+        return ExactMixture(path, weights, means, torch.tensor([0.35, 0.5, 0.25]))
+
+    return on
+
+
+@pytest.fixture(scope="session")
+def gaussian() -> Callable[[PathPart], ExactMixture]:
+    """Data N(0.7, 0.4**2): the denoiser is affine in x, so solvers are affine in the start and the noise."""
+
+    def on(path: PathPart) -> ExactMixture:
+        mean, std = torch.full((1, 1), 0.7, dtype=torch.float64), torch.full((1,), 0.4, dtype=torch.float64)
+        return ExactMixture(path, torch.ones(1), mean, std)
+
+    return on
+
+
+@pytest.fixture(scope="session")
+def times_at() -> Callable[[PathPart, Tensor], list[float]]:
+    """Times of half log-SNRs."""
+    return lambda path, half_log_snr: path.t_of(half_log_snr).tolist()
+
+
+@pytest.fixture(scope="session")
+def integrate() -> Callable[..., Tensor]:
+    """The loop without its comforts: solver steps from x at times[0] to the last time."""
+
+    def run(
+        solver: SolverPart, model: ExactMixture, x: Tensor, times: Sequence[float], noise: Draws | None = None
+    ) -> Tensor:
+        def denoise(x: Tensor, t: float, substep: int = 0) -> Estimate:
+            return Estimate(model.denoise(x, t))
+
+        noise = noise or Draws(0, torch.arange(len(x)))
+        state = solver.init(x, times, model.path)
+        for i in range(len(times) - 1):
+            x, state = solver.step(denoise, x, state, i, noise.at(i))
+        return x
+
+    return run
+
+
+class _Unit(Draws):
+    """Noise of affine probes: row 2 + i gets a unit at step i, all else zero."""
+
+    def normal(self, stream: str, shape: tuple[int, ...]) -> Tensor:
+        assert stream == "solver", "the probes expect one draw a step"
+        noise = torch.zeros(len(self), *shape, dtype=torch.float64)
+        noise[2 + self.step] = 1
+        return noise
+
+
+@pytest.fixture(scope="session")
+def moments(integrate: Callable[..., Tensor]) -> Callable[..., tuple[float, float]]:
+    """Mean and variance with which a solver ends on Gaussian data, without sampling.
+
+    The end is affine in the start and in each step's noise; a batch of probes reads off the coefficients.
+    """
+
+    def measure(
+        solver: SolverPart, model: ExactMixture, times: Sequence[float], mean: float, std: float
+    ) -> tuple[float, float]:
+        steps = len(times) - 1
+        x = torch.full((steps + 2, 1), mean, dtype=torch.float64)
+        x[1] += std
+        end = integrate(solver, model, x, times, _Unit(0, torch.arange(steps + 2)))
+        return end[0].item(), (end[1:] - end[0]).square().sum().item()
+
+    return measure
