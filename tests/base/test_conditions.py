@@ -12,7 +12,7 @@ from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
 
 
-@pytest.fixture()
+@pytest.fixture
 def conditions() -> Conditions:
     return Conditions.of(label=torch.tensor([3, 1, 2]), text=torch.arange(6.0).reshape(3, 2))
 
@@ -53,7 +53,9 @@ def test_no_conditions_are_false(conditions: Conditions) -> None:
 
 
 def test_a_batch_is_cut_in_all_its_tensors(conditions: Conditions) -> None:
-    batch = Batch(x0=torch.arange(3.0)[:, None], eps=-torch.arange(3.0)[:, None], cond=conditions, index=torch.arange(3))
+    batch = Batch(
+        x0=torch.arange(3.0)[:, None], eps=-torch.arange(3.0)[:, None], cond=conditions, index=torch.arange(3)
+    )
     part = batch[torch.tensor([2, 0])]
     assert part.x0 is not None
     assert part.x0[:, 0].tolist() == [2, 0]

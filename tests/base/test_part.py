@@ -69,7 +69,7 @@ class _Entry:
         return Foreign
 
 
-@pytest.fixture()
+@pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Another package offers `foreign` at the joint `shape`; the names that were looked up."""
     asked: list[str] = []

@@ -28,10 +28,11 @@ def _rho(path: PathPart, times: tuple[float, ...]) -> Tensor:
         ("leading", 1, (901, 801, 701, 601, 501, 401, 301, 201, 101, 1)),
         ("linspace", 0, (999, 888, 777, 666, 555, 444, 333, 222, 111, 0)),
         ("trailing", 0, (999, 899, 799, 699, 599, 499, 399, 299, 199, 99)),
+        ("trailing", 0, (999, 856, 713, 570, 428, 285, 142)),
     ],
 )
-def test_indices_of_ten_steps(spacing: str, offset: int, indices: tuple[int, ...]) -> None:
-    grid = parse(Uniform, {"steps": 10, "spacing": spacing, "offset": offset})
+def test_printed_indices(spacing: str, offset: int, indices: tuple[int, ...]) -> None:
+    grid = parse(Uniform, {"steps": len(indices), "spacing": spacing, "offset": offset})
     assert grid.times(TABLE) == (*indices, -1)
 
 

@@ -31,7 +31,7 @@ def _assert_moments(solver: SolverPart, path: PathPart, grid: GridPart) -> None:
 
 
 def test_every_solver_samples_the_density_on_edm(solver: SolverPart) -> None:
-    _assert_moments(solver, EDM(sigma_max=20), Karras(steps=80, sigma_max=15 if solver.stochastic else 20))
+    _assert_moments(solver, EDM(), Karras(steps=80, sigma_max=20))
 
 
 def test_every_solver_samples_the_density_on_flow(in_time: SolverPart) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from suffuse.cli.options import Weights
 __all__ = ["convert_command"]
 
 
-class Target(str, Enum):
+class Target(StrEnum):
     """What to convert to."""
 
     diffusers = "diffusers"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from suffuse.cli.console import say
 __all__ = ["list_command"]
 
 
-class What(str, Enum):
+class What(StrEnum):
     """What can be listed."""
 
     techniques = "techniques"
@@ -55,10 +56,10 @@ def _of(*joints: str) -> list[tuple[str, str]]:
     return rows
 
 
-_ROWS = {
+_ROWS: dict[What, Callable[[], list[tuple[str, str]]]] = {
     What.recipes: _recipes,
     What.techniques: _techniques,
     What.solvers: lambda: _of("solver"),
     What.data: lambda: _of("data"),
-    What.parts: _of,
+    What.parts: lambda: _of(),
 }

@@ -103,7 +103,7 @@ class Dataset:
 
     @property
     def values(self) -> Array:
-        """All samples as they are stored, (N, H, W, C) uint8 or (N, D) float32; a split copies, a whole set does not."""
+        """All samples as stored, (N, H, W, C) uint8 or (N, D) float32; of a split a copy, of a whole set not."""
         return self.store if self.rows is None else self.store[self.rows]
 
     def batch(self, index: Tensor, flip: Tensor | None = None) -> Batch:

@@ -205,7 +205,7 @@ def _fitted(image: Image, size: int, crop: str, applied: list[str]) -> Image:
 
 
 def resized(image: Image, size: int, box: tuple[float, float, float, float] | None = None) -> Image:
-    """A picture, or a box (left, top, right, bottom) of it, at size x size: bicubic, each pixel's footprint averaged."""
+    """A picture, or a box (left, top, right, bottom) of it, at size x size: bicubic over each pixel's footprint."""
     from PIL.Image import Resampling
 
     whole = (0.0, 0.0, float(image.width), float(image.height))

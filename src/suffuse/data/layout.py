@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import posixpath
 import unicodedata
+import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,12 +83,16 @@ def read_layout(source: Source, shown: str, *, labels: Labels, label_key: str, c
     Raises:
         UsageError: No pictures, or classes and metadata that cannot be understood; the file or line is named.
     """
-    metadata = [name for name in source.names if PurePosixPath(name).name == METADATA]
+    metadata = [name for name in source.names if posixpath.basename(name) == METADATA]
     if len(metadata) > 1:
         raise UsageError(f"{shown} has several {METADATA} ({_some(metadata)}); name the folder of one of them")
     if metadata and labels != "folders":
-        lines = source.read(source.names.index(metadata[0]))
-        rows = _rows(lines, f"{metadata[0]!r} of {shown}", folder=posixpath.dirname(metadata[0]))
+        owner = f"{metadata[0]!r} of {shown}"
+        try:
+            lines = source.read(source.names.index(metadata[0]))
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise UsageError(f"cannot read {owner}: {error}; mend it, or choose labels=folders") from None
+        rows = _rows(lines, owner, folder=posixpath.dirname(metadata[0]))
         return _by_metadata(source, shown, rows, labels=labels, label_key=label_key, caption_key=caption_key)
     if labels == "metadata":
         raise UsageError(f"{shown} has no {METADATA}; add one, or choose labels=folders or labels=none")
@@ -96,7 +102,7 @@ def read_layout(source: Source, shown: str, *, labels: Labels, label_key: str, c
 def _by_folders(source: Source, shown: str, labels: Labels) -> Layout:
     pictures = [Picture(name, place) for place, name in enumerate(source.names) if _suffix(name) in SUFFIXES]
     others = Counter(
-        _suffix(name) or PurePosixPath(name).name for name in source.names if _suffix(name) not in SUFFIXES
+        _suffix(name) or posixpath.basename(name) for name in source.names if _suffix(name) not in SUFFIXES
     )
     layout = Layout(pictures)
     if others:
@@ -131,7 +137,7 @@ def _what_there_is(source: Source, layout: Layout) -> str:
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return posixpath.splitext(name)[1].lower()
 
 
 def _inside(name: str, root: str) -> bool:

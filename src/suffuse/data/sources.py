@@ -9,12 +9,13 @@ from __future__ import annotations
 import abc
 import hashlib
 import os
+import posixpath
 import re
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import Field
 
@@ -68,7 +69,7 @@ class Source(abc.ABC):
 
         Raises:
             OSError: It cannot be read.
-            zipfile.BadZipFile: Its entry is damaged.
+            zipfile.BadZipFile, zlib.error: Its entry is damaged.
         """
 
 
@@ -86,7 +87,7 @@ def open_source(path: Path, limits: ZipLimits) -> AbstractContextManager[Source]
 
 
 def _is_junk(name: str) -> bool:
-    return any(piece.startswith(".") or piece in _JUNK for piece in PurePosixPath(name).parts)
+    return any(piece.startswith(".") or piece in _JUNK for piece in name.split("/"))
 
 
 class _Folder(Source):
@@ -146,19 +147,28 @@ class _Zip(Source):
         self.archive = archive
         entries = archive.infolist()
         _refuse_danger(path, entries, limits)
-        # Pure paths drop "./" and doubled or final slashes, which some packers write.
-        named = [(str(PurePosixPath(entry.filename)), entry) for entry in entries if not _is_junk(entry.filename)]
-        kept = sorted(named, key=lambda pair: pair[0])
+        # Normal names are without "./" and doubled or final slashes, which some packers write.
+        named = ((posixpath.normpath(entry.filename), entry) for entry in entries)
+        kept = sorted((pair for pair in named if not _is_junk(pair[0])), key=lambda pair: pair[0])
         files = [(name, entry) for name, entry in kept if not entry.is_dir()]
         self.names, self.entries = tuple(name for name, _ in files), tuple(entry for _, entry in files)
-        above = {str(parent) for name in self.names for parent in PurePosixPath(name).parents}
-        self.folders = frozenset(above | {name for name, entry in kept if entry.is_dir()}) - {"."}
+        self.folders = _with_parents({name for name, entry in kept if entry.is_dir()}, self.names)
         self.passed = {}
         facts = [(name, entry.file_size, entry.CRC) for name, entry in files]
         self.key = hashlib.sha256(repr((facts, sorted(self.folders))).encode()).hexdigest()
 
     def read(self, place: int) -> bytes:
         return self.archive.read(self.entries[place])
+
+
+def _with_parents(folders: set[str], names: Iterable[str]) -> frozenset[str]:
+    """Some folders, those in which files lie, and those above all these."""
+    found: set[str] = set()
+    waiting = folders | {posixpath.dirname(name) for name in names}
+    while waiting:
+        found |= waiting
+        waiting = {posixpath.dirname(name) for name in waiting} - found
+    return frozenset(found - {""})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ __all__ = ["process_of", "scheduler_of", "to_diffusers", "to_suffuse"]
 _PREDICTIONS: dict[str, PredictionPart] = {"epsilon": Eps(), "v_prediction": V(), "sample": X0()}
 # Schedules by diffusers' names: ours, and whether beta_start and beta_end count.
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-_DDPM = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+_DDPM: dict[str, Any] = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 
 
 def process_of(scheduler: Mapping[str, Any]) -> tuple[PathPart, PredictionPart]:  # Any: JSON values
@@ -127,8 +127,8 @@ def to_diffusers(
     assert config is not None
     if not isinstance(config.time, Identity) or config.time.scale_on(config.path) != 1:
         raise UsageError(
-            f"time condition {config.time.kind!r} would be lost: a diffusers pipeline tells its network the true index, "
-            "and this one was trained with another; sample it here instead"
+            f"time condition {config.time.kind!r} would be lost: a diffusers pipeline tells its network the true "
+            "index, and this one was trained with another; sample it here instead"
         )
     labels = model.state_dict().get("conditioner.table.weight")
     if len(config.shape) != 3:

@@ -89,7 +89,7 @@ def sliced_wasserstein(a: Features, b: Features, *, seed: int, directions: int =
         seed: Of the directions.
         directions: How many.
 
-    Source: bonneel2015sliced, Section 3.
+    Source: bonneel2015sliced.
     """
     x, y = _two(a, b)
     index = torch.arange(directions, device=x.device)
@@ -152,7 +152,7 @@ def mode_coverage(samples: Features, means: Features, stds: Features, weights: F
         reach: A sample lies in its nearest mode when it is within so many standard deviations of its mean: 3 hold
             98.9 % of a mode in two dimensions.
 
-    Source: srivastava2017veegan, Section 4.1.
+    Source: srivastava2017veegan.
 
     Raises:
         UsageError: Different widths, or weights that do not sum to 1.

@@ -124,11 +124,12 @@ class Inception:
             )
         self.device = torch.device(device)
         self.hash = sha256(path)
-        self.name = f"torchvision_inception_{self.hash[:8]}"
-        network = Inception3(transform_input=False, init_weights=False)
+        self.name = f"fid_torchvision_inception_{self.hash[:8]}"
+        with torch.device("meta"):  # no values to draw from the global generator, only to be replaced
+            network = Inception3(transform_input=False, init_weights=False)
         try:
             # The file is a pickle of torchvision's; only plain tensors are let out of it.
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
         except Exception as error:  # there is no closed list of what a torn or foreign file raises
             raise RunError(f"{path} does not hold torchvision's Inception v3 ({error}); fetch it anew") from error
         network.fc = nn.Identity()

@@ -161,7 +161,7 @@ def frechet_infinity(features: Features, reference: Moments, *, seed: int, sizes
         seed: Of the subsets.
         sizes: How many subset sizes between N / 10 and N, evenly spaced.
 
-    Source: chong2020fdinf, Section 3.
+    Source: chong2020fdinf.
 
     Raises:
         UsageError: Fewer than 20 samples, or fewer than 2 sizes.

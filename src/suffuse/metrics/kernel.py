@@ -19,12 +19,13 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Averaged:
-    """A mean over repeats.
+    """A mean over random subsets.
 
     Attributes:
         value: The mean.
-        error: Its standard error, the deviation between repeats over the root of their number.
-        repeats: How many.
+        error: Standard error of a measurement on so many samples, by the delete-d jackknife. The deviation between
+            subsets over the root of their number would be far too small: overlapping subsets agree with each other.
+        repeats: How many subsets.
     """
 
     value: float
@@ -33,7 +34,7 @@ class Averaged:
 
 
 def cubic(x: Tensor, y: Tensor) -> Tensor:
-    """(x . y / D + 1)**3, KID's kernel. Source: binkowski2018kid, Section 4."""
+    """(x . y / D + 1)**3, KID's kernel. Source: binkowski2018kid."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
@@ -86,20 +87,19 @@ def kernel_distance(
         b: Points, (M, D).
         seed: Of the subsets.
         kernel: Which.
-        size: Points in a subset, at most the smaller set. Subsets that overlap much (size near N) agree with each
-            other more than with the truth: the error then is too small.
+        size: Points in a subset, fewer than the smaller set has.
         subsets: How many.
 
-    Source: binkowski2018kid, Section 4.
+    Source: binkowski2018kid; the error: shao1989jackknife.
 
     Raises:
-        UsageError: A set smaller than `size`, or counts that make no sense.
+        UsageError: A set of `size` points or fewer, or counts that make no sense.
         RunError: NaN or infinity.
     """
     if size < 2 or subsets < 2:
         raise UsageError(f"size is {size} and subsets is {subsets}; both must be at least 2")
-    x = points_of(a, "the first set", least=size)
-    y = points_of(b, "the second set", least=size)
+    x = points_of(a, "the first set", least=size + 1)
+    y = points_of(b, "the second set", least=size + 1)
     same_space(x, y, ("the first set", "the second set"))
     values = torch.tensor(
         [
@@ -112,4 +112,6 @@ def kernel_distance(
         ],
         dtype=torch.float64,
     )
-    return Averaged(float(values.mean()), float(values.std() / subsets**0.5), subsets)
+    left_out = min(x.shape[0], y.shape[0]) - size
+    error = float(values.std()) * (size / left_out + 1 / subsets) ** 0.5
+    return Averaged(float(values.mean()), error, subsets)

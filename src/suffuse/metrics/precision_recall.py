@@ -117,7 +117,7 @@ def density_coverage(real: Features, generated: Features, *, k: int = 5) -> Dens
         generated: Features of samples, (M, D).
         k: Neighbours that set a ball's radius.
 
-    Source: naeem2020density, Eq. 3 and 4.
+    Source: naeem2020density, Section 3.
 
     Raises:
         UsageError: k or fewer points in a set, or different widths.

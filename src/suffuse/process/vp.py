@@ -134,7 +134,7 @@ class _ZeroTerminal:
     """
 
     def __init__(self, curve: _Curve, t_end: float) -> None:
-        self.curve = curve
+        self.curve, self.t_end = curve, t_end
         self.range = -torch.expm1(curve.log_alpha(torch.tensor(t_end, dtype=torch.float64))).item()
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -144,7 +144,8 @@ class _ZeroTerminal:
         return self.curve.d_alpha(t) / self.range
 
     def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
-        return self.curve.t_of_log_alpha(torch.log1p(torch.expm1(log_alpha) * self.range))
+        t = self.curve.t_of_log_alpha(torch.log1p(torch.expm1(log_alpha) * self.range))
+        return t.clamp_max(self.t_end)  # rounding must not step over the end, where alpha would be negative
 
 
 def _betas(schedule: Schedule, steps: int, beta_min: float, beta_max: float) -> Tensor:

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from suffuse import metrics
 from suffuse.base.errors import UsageError
+from suffuse.base.part import Part
 from suffuse.base.randomness import permutation
-from suffuse.data import Dataset, GaussianMixture, Rings, default_cache
+from suffuse.data import Dataset, GaussianMixture, Rings
+from suffuse.data.cache import default_cache
 from suffuse.metrics import FeatureExtractor, Measurement, MemorisationReport, Moments, Ruler
 from suffuse.tasks.generate import Generated
 from suffuse.tasks.runs import OpenRun
@@ -44,7 +47,7 @@ def ruler_of(run: OpenRun, settings: SamplingSettings, made: Generated, seed: in
     )
 
 
-def _named(part: metrics.ruler.Part) -> str:
+def _named(part: Part) -> str:
     """A part in a line: its kind and the fields that are not at their defaults."""
     fields = {
         name: value
@@ -94,11 +97,16 @@ class ImageJudge(Judge):
     def __init__(self, dataset: Dataset, extractor: FeatureExtractor, count: int) -> None:
         self.dataset, self.extractor = dataset, extractor
         self.index = permutation(0, "reference", 0, len(dataset))[:count].sort().values
-        self.real = metrics.extract(extractor, (dataset.batch(part).x0 for part in self.index.split(_BATCH)))
+        self.real = metrics.extract(extractor, map(self._images, torch.split(self.index, _BATCH)))
         self.moments = Moments.of(self.real, "the reference features")
         self.reference = _Reference(dataset.name, dataset.fingerprint, len(self.index))
         self.headline = extractor.name
         self.floor = metrics.frechet_floor(self.real, seed=0)
+
+    def _images(self, index: Tensor) -> Tensor:
+        images = self.dataset.batch(index).x0
+        assert images is not None
+        return images
 
     def _ruler(self, ruler: Ruler) -> Ruler:
         return ruler.replace(
@@ -112,7 +120,7 @@ class ImageJudge(Judge):
     def _features(self, made: Generated) -> NDArray[np.float32]:
         # What is judged is what a viewer gets: eight bits a channel.
         shown = made.x.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
-        return metrics.extract(self.extractor, shown.split(_BATCH))
+        return metrics.extract(self.extractor, torch.split(shown, _BATCH))
 
     def distance(self, made: Generated, ruler: Ruler) -> Measurement:
         """Frechet distance."""
@@ -140,14 +148,14 @@ class ImageJudge(Judge):
         rows = [self._frechet(features, ruler)]
         rows += [Measurement(name=name, value=value, ruler=ruler) for name, value in named.items()]
         if made.labels is not None and isinstance(self.extractor, TrainedFeatures):
-            told = torch.cat([self.extractor.labels(part) for part in made.x.split(_BATCH)])
+            told = torch.cat([self.extractor.labels(part) for part in torch.split(made.x, _BATCH)])
             right = (told == made.labels).float().mean().item()
             rows.append(Measurement(name="labels_right", value=right, ruler=ruler))
         return tuple(rows)
 
     def memorised(self, made: Generated, nearest: int) -> MemorisationReport:
         """How near samples come to the training images, in pixels."""
-        images = torch.cat([self.dataset.batch(part).x0 for part in self.index.split(_BATCH)])
+        images = torch.cat([self._images(part) for part in torch.split(self.index, _BATCH)])
         return metrics.memorisation(made.x[:nearest], images, space="pixels")
 
 

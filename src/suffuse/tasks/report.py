@@ -17,7 +17,8 @@ __all__ = ["write_report"]
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c;background:#fff}
 h1,h2{line-height:1.2} img{max-width:100%;border:1px solid #ddd;image-rendering:pixelated}
-img.plot{image-rendering:auto;border:0} table{border-collapse:collapse} td,th{border:1px solid #ccc;padding:.25rem .7rem}
+img.plot{image-rendering:auto;border:0} table{border-collapse:collapse}
+td,th{border:1px solid #ccc;padding:.25rem .7rem}
 td{font-variant-numeric:tabular-nums} pre{background:#f5f5f5;padding:1rem;overflow:auto;font-size:13px}
 .ruler{color:#555;font-size:14px}
 """

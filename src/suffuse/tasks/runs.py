@@ -140,7 +140,7 @@ def other_data(run: OpenRun, name: str | None) -> Dataset | None:
     """
     if name is None:
         return None
-    fields = data_from(name)
+    fields: dict[str, Any] = dict(data_from(name))  # Any: fields of a part
     if fields["kind"] == "images":
         fields |= {"size": run.config.shape[-1], "channels": {1: "grey", 3: "rgb", 4: "rgba"}[run.config.shape[0]]}
     source: DataPart = _part(Data, fields, "data")

@@ -259,7 +259,7 @@ def _examples(dataset: ImageData, plan: _Plan, index: Tensor, step: int) -> tupl
     if x0 is None or not x0.isfinite().all():
         raise RunError(f"data {dataset.name!r} has images with NaN or infinity, or none at all; mend the data")
     if plan.task == "classes":
-        return x0, torch.as_tensor(dataset.labels)[index].long()
+        return x0, torch.from_numpy(np.asarray(dataset.labels)[index.numpy()]).long()
     which = (uniform(keys(plan.seed, "features: dihedral", step, index))[:, 0] * 8).long()
     return dihedral(nn.functional.adaptive_avg_pool2d(x0, plan.side), which), which
 
@@ -285,7 +285,7 @@ def _fit(
         images, targets = _examples(dataset, plan, chosen, step)
         loss = nn.functional.cross_entropy(network(images), targets)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
         optimiser.step()
         schedule.step()
         if progress is not None:
@@ -298,8 +298,8 @@ def _fit(
 @torch.no_grad()
 def _accuracy(dataset: ImageData, plan: _Plan, network: _Network, index: Tensor) -> float:
     right = 0
-    for chosen in torch.split(index, 512):  # type: ignore[no-untyped-call]  # torch's stub
-        images, targets = _examples(dataset, plan, chosen, plan.steps)
+    for start in range(0, len(index), 512):
+        images, targets = _examples(dataset, plan, index[start : start + 512], plan.steps)
         right += int((network(images).argmax(1) == targets).sum())
     return right / len(index)
 

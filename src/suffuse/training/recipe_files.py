@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib.resources import files as packaged
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ Tree = dict[str, Any]  # Any: YAML values
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats (1e-4 is a number), and repeated keys are mistakes."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Tree:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # Any: YAML values
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
                 )
             seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))
+        return super().construct_mapping(node, deep)
 
 
 _FLOAT = re.compile(
@@ -124,6 +124,8 @@ def _overrides(pairs: Sequence[str]) -> Tree:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"override {pair!r} is not key=value; write for example steps=200 or optimiser.lr=1e-4")
+        if key.split(".")[0] not in {*SHORT, *Recipe.model_fields}:
+            raise unknown_name("recipe key", key, [*SHORT, *Recipe.model_fields])
         if key == "data":
             tree = merged(tree, {"data": data_from(text)})
             continue

@@ -1,0 +1,196 @@
+"""Decode many pictures by a few threads into the cache, and account for every one of them."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from pydantic import Field
+
+from suffuse.base.errors import UsageError
+from suffuse.data.cache import Filled, PixelFile, cached
+from suffuse.data.dataset import Dataset
+from suffuse.data.decode import SMALL, BadPicture, Decoded, PictureRules, decode, quiet_decoder
+from suffuse.data.layout import Layout, Picture
+from suffuse.data.part import DataPart
+from suffuse.data.report import SHOWN, DataReport, Skipped, summary
+
+__all__ = ["Listing", "PicturesPart"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+UNREADABLE = "cannot be read"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures to decode.
+
+    Attributes:
+        name: Of the data set.
+        shown: What messages call the source.
+        layout: The pictures with their classes and captions.
+        read: Number of a picture's file -> its bytes.
+        key: Hash of the source's content.
+    """
+
+    name: str
+    shown: str
+    layout: Layout
+    read: Callable[[int], bytes]
+    key: str
+
+
+class PicturesPart(PictureRules, DataPart, abc.ABC):
+    """A source of picture files; `PictureRules` say how they become samples.
+
+    Attributes:
+        on_error: `skip` leaves out pictures that cannot be used, up to `max_bad`; `refuse` stops at any.
+        max_bad: Largest share of such pictures.
+    """
+
+    on_error: Literal["skip", "refuse"] = "skip"
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+
+    @abc.abstractmethod
+    def _listing(self) -> AbstractContextManager[Listing]:
+        """What there is to decode; open as long as it is read."""
+
+    def load(self, cache: Path | None = None) -> Dataset:
+        """Decode the pictures once into the cache, and open it.
+
+        Raises:
+            UsageError: No pictures, too many that cannot be used (they are named), pictures of several sizes without
+                `size`, classes or captions that cannot be understood.
+            RunError: The cache cannot be written.
+        """
+        with self._listing() as listing:
+            # Where the pictures lie is no matter: the content's key finds a moved zip again.
+            settings = {name: value for name, value in self.dump().items() if name not in ("path", "zip_limits")}
+            key = {"settings": settings, "content": listing.key}
+            return cached(cache, listing.name, key, lambda pixels: self._fill(listing, pixels))
+
+    def _fill(self, listing: Listing, pixels: PixelFile) -> Filled:
+        tally = _Tally()
+        with quiet_decoder():
+            for picture, result in _attempts(listing, self):
+                if isinstance(result, BadPicture):
+                    tally.left[result.reason].append(picture.name)
+                    continue
+                tally.sizes[_by(result.came_as)] += 1
+                tally.converted.update(result.applied)
+                if not pixels.side or pixels.side == result.pixels.shape[:2]:
+                    pixels.add(result.pixels)
+                    tally.kept.append(picture)
+        self._judge(listing, tally)
+        if len(tally.kept) < tally.sizes.total():
+            raise UsageError(
+                f"{listing.shown} has pictures of different sizes ({summary(tally.sizes)}); "
+                "say which size they shall have, for example size=32"
+            )
+        return _filled(listing.layout, tally)
+
+    def _judge(self, listing: Listing, tally: _Tally) -> None:
+        """Refuse a source with too many pictures that cannot be used."""
+        left, shown = tally.left, listing.shown
+        if self.small == "refuse" and SMALL in left:
+            raise UsageError(
+                f"{shown} has pictures smaller than size = {self.size}: {Skipped.of(left[SMALL])}; "
+                "lower size, or choose small=upscale or small=skip"
+            )
+        # That small pictures are left out is the user's wish, no fault of theirs.
+        faults = {reason: names for reason, names in left.items() if reason != SMALL} | listing.layout.lost
+        bad = sum(len(names) for names in faults.values())
+        total = len(listing.layout.pictures) + sum(len(names) for names in listing.layout.lost.values())
+        if bad > (self.max_bad * total if self.on_error == "skip" else 0):
+            allowed = f"more than max_bad = {self.max_bad:g}" if self.on_error == "skip" else "on_error is 'refuse'"
+            raise UsageError(
+                f"{shown}: {bad} of {total} pictures cannot be used ({allowed}): {_named(faults)}; "
+                "mend or remove them, or allow more by on_error=skip and max_bad"
+            )
+        if not tally.kept:
+            raise UsageError(f"{shown} has no picture that can be used; left out: {_named(left) or 'none'}")
+
+
+@dataclass
+class _Tally:
+    """What happened to the pictures."""
+
+    kept: list[Picture] = field(default_factory=list)
+    left: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    converted: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _named(left: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{reason}: {Skipped.of(names)}" for reason, names in left.items())
+
+
+def _attempts(listing: Listing, rules: PictureRules) -> Iterator[tuple[Picture, Decoded | BadPicture]]:
+    """Every picture with what became of it, in order."""
+
+    def attempt(picture: Picture) -> Decoded | BadPicture:
+        try:
+            data = listing.read(picture.place)
+        except Exception as error:  # files vanish, rights lack, zip entries have wrong sums: all end in the report
+            return BadPicture(UNREADABLE, str(error))
+        try:
+            return decode(data, rules)
+        except BadPicture as error:
+            return error
+
+    pictures = listing.layout.pictures
+    return zip(pictures, _in_order(attempt, pictures), strict=True)
+
+
+def _in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map` by threads (decoders release the interpreter's lock) that holds only a few results at a time."""
+    workers = min(8, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="suffuse-decode") as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _filled(layout: Layout, tally: _Tally) -> Filled:
+    """Labels among the classes that have pictures, captions and the report."""
+    kept, notes = tally.kept, list(layout.notes)
+    present = {picture.label for picture in kept}
+    classes = tuple(name for name in layout.classes if name in present)
+    if dropped := [name for name in layout.classes if name not in present]:
+        notes.append(f"classes without a picture are dropped: {Skipped.of(dropped)}")
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers[picture.label] for picture in kept if picture.label is not None]
+    captions = tuple(picture.caption for picture in kept if picture.caption is not None)
+    left = {**layout.left, **layout.lost, **tally.left}
+    sizes = dict(tally.sizes.most_common(SHOWN))
+    if len(tally.sizes) > SHOWN:
+        sizes["others"] = tally.sizes.total() - sum(sizes.values())
+    report = DataReport(
+        read=len(kept),
+        skipped={reason: Skipped.of(names) for reason, names in left.items()},
+        converted=dict(sorted(tally.converted.items())),
+        sizes=sizes,
+        notes=tuple(notes),
+    )
+    return Filled(np.array(labels, np.int64) if classes else None, captions or None, classes, report)
