@@ -61,8 +61,9 @@ class _LabelTable(Conditioner):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.classes = classes
-        self.table = nn.Embedding(classes + 1, width)
-        nn.init.normal_(self.table.weight, std=0.02, generator=torch.Generator().manual_seed(classes))
+        rows = torch.empty(classes + 1, width)
+        nn.init.normal_(rows, std=0.02, generator=torch.Generator().manual_seed(classes))
+        self.table = nn.Embedding(classes + 1, width, _weight=rows)
 
     def forward(self, cond: Conditions, batch: int) -> Embedding:
         if "label" in cond.values:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
 from suffuse.process import PathPart
 from suffuse.sampling.guidance.base import Denoise, GuidancePart
 from suffuse.sampling.solvers.base import Estimate
@@ -52,8 +53,10 @@ class CFG(GuidancePart):
         """Wrap; the interval is read off the path."""
 
         def guided(x: Tensor, t: float, cond: Conditions | None, call: Call) -> Estimate:
-            if self.scale == 1.0 or not cond:
+            if self.scale == 1.0:
                 return denoise(x, t, cond, call)
+            if not cond:
+                raise UsageError(f"guidance 'cfg' with scale {self.scale:g} needs conditions; give them, or use scale 1")
             lam = float(path.level(t).half_log_snr)
             if not self.above < math.exp(-lam) <= self.up_to:
                 return denoise(x, t, cond, call)

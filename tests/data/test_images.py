@@ -1,0 +1,485 @@
+"""Folders and zips of pictures: classes, captions, faults, and the cache."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from suffuse.base.errors import RunError, UsageError
+from suffuse.data import Images, ZipLimits
+from suffuse.data.cache import PixelFile
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def png(value: int = 0, size: int = 4, colour: bool = False) -> bytes:
+    """A picture of one grey, or of a colour."""
+    pixels = np.full((size, size, 3), value, np.uint8)
+    pixels[..., 1] += colour
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tree(root: Path, contents: dict[str, bytes]) -> Path:
+    for name, data in contents.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def packed(path: Path, contents: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    return path
+
+
+def many(count: int, prefix: str = "") -> dict[str, bytes]:
+    return {f"{prefix}{number:03}.png": png(number) for number in range(count)}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_images(path: Path, **settings):
+        return Images(path=path, **settings).load(tmp_path / "cache")
+
+    return load_images
+
+
+@pytest.fixture(params=["folder", "zip"])
+def pack(request, tmp_path):
+    """The same contents as a folder or as a zip."""
+    if request.param == "folder":
+        return lambda contents: tree(tmp_path / "data", contents)
+    return lambda contents: packed(tmp_path / "data.zip", contents)
+
+
+# Classes and captions
+
+
+def test_class_folders(pack, load):
+    data = load(pack({"dog/b.png": png(2), "cat/sub/a.png": png(1), "cat/c.png": png(3)}))
+    assert (data.name, data.classes, data.captions) == ("data", ("cat", "dog"), None)
+    assert data.labels.tolist() == [0, 0, 1]
+    assert data.values[:, 0, 0, 0].tolist() == [3, 1, 2]
+    assert data.shape == (1, 4, 4)
+
+
+def test_numbered_classes_are_in_the_order_of_numbers(pack, load):
+    assert load(pack({f"{n}/a.png": png(n) for n in (0, 2, 10)})).classes == ("0", "2", "10")
+
+
+def test_flat_pictures_have_no_labels(pack, load):
+    data = load(pack(many(3)))
+    assert (data.labels, data.classes, len(data)) == (None, (), 3)
+
+
+def test_a_folder_around_everything_is_looked_through(pack, load):
+    assert load(pack({"all/cat/a.png": png(), "all/dog/b.png": png()})).classes == ("cat", "dog")
+
+
+def test_a_class_without_pictures_is_dropped_and_noted(tmp_path, load):
+    root = tree(tmp_path / "data", {"ant/a.png": png(1), "cat/note.txt": b"", "dog/b.png": png(2)})
+    data = load(root)
+    assert data.classes == ("ant", "dog")
+    assert data.labels.tolist() == [0, 1]
+    assert any("classes without a picture are dropped: 1 ('cat')" in line for line in data.report.lines())
+
+
+def test_folders_named_like_splits_are_refused(pack, load):
+    with pytest.raises(UsageError, match=r"named like splits.*test, train"):
+        load(pack({"train/a.png": png(), "test/b.png": png()}))
+
+
+def test_pictures_beside_class_folders_are_refused(pack, load):
+    contents = {"cat/a.png": png(), "dog/b.png": png(), "loose.png": png()}
+    with pytest.raises(UsageError, match=r"outside its class folders \('loose.png'\)"):
+        load(pack(contents))
+    assert len(load(pack(contents), labels="none")) == 3
+
+
+def lines(*rows: dict) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def test_metadata_gives_captions_and_labels(pack, load):
+    rows = lines(
+        {"file_name": "a.png", "text": "one \u2603", "label": "x"}, {"file_name": "b.png", "text": "two", "label": "w"}
+    )
+    data = load(pack({"in/a.png": png(1), "in/b.png": png(2), "in/metadata.jsonl": rows, "in/LICENSE": b"free"}))
+    assert data.captions == ("one \u2603", "two")
+    assert data.classes == ("w", "x")
+    assert data.labels.tolist() == [1, 0]
+
+
+def test_metadata_reaches_into_folders_which_are_then_no_classes(pack, load):
+    rows = lines({"file_name": "p/a.png", "caption": "one"}, {"file_name": "./q/b.png", "caption": "two"})
+    data = load(pack({"p/a.png": png(1), "q/b.png": png(2), "metadata.jsonl": rows}))
+    assert (data.captions, data.labels) == (("one", "two"), None)
+
+
+def test_pictures_not_in_the_metadata_are_left_out_and_counted(pack, load):
+    data = load(pack({**many(2), "metadata.jsonl": lines({"file_name": "000.png", "text": "x"})}))
+    assert len(data) == 1
+    assert data.report.skipped["not named in metadata.jsonl"].first == ("001.png",)
+
+
+def test_missing_pictures_of_the_metadata_count_as_bad(pack, load):
+    rows = lines({"file_name": "000.png", "text": "x"}, {"file_name": "gone.png", "text": "y"})
+    with pytest.raises(UsageError, match=r"1 of 2 pictures cannot be used.*not there: 1 \('gone.png'\)"):
+        load(pack({**many(1), "metadata.jsonl": rows}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (b'{"file_name": "000.png"', "line 1 of .* is not JSON"),
+        (b'{"text": "x"}', "line 1 of .* has no 'file_name'"),
+        (lines({"file_name": "../../etc/x.png"}), "line 1 of .* leads out of the folder"),
+        (lines({"file_name": "000.png"}, {"file_name": "./000.png"}), "lines 1 and 2 of .* are both for"),
+        (lines({"file_name": "000.png", "text": 3}), "line 1 of .* has text 3; a caption is a text"),
+        (lines({"file_name": "000.png", "label": None}), "line 1 of .* has label None"),
+        (lines({"file_name": "other.png"}), "names none of the pictures"),
+        (b"\xff\xfe{}", "line 1 of .* is not JSON"),
+    ],
+)
+def test_broken_metadata_is_named_by_line(pack, load, rows, message):
+    with pytest.raises(UsageError, match=message):
+        load(pack({**many(1), "metadata.jsonl": rows}))
+
+
+def test_keys_of_the_metadata_are_the_users(pack, load):
+    rows = lines({"file_name": "000.png", "text": "x", "words": "y", "kind": 7})
+    data = load(pack({**many(1), "metadata.jsonl": rows}), caption_key="words", label_key="kind", labels="metadata")
+    assert (data.captions, data.classes) == (("y",), ("7",))
+    with pytest.raises(UsageError, match="has no 'wrds'; its keys are file_name, kind, text, words"):
+        load(pack({**many(1), "metadata.jsonl": rows}), caption_key="wrds")
+
+
+# Names
+
+
+NAMES = (
+    "Cat/a.png",
+    "cat/a.png",
+    "Stra\u00dfe/\u732b.png",
+    "-rf/--help.png",
+    "line\nbreak/a\tb.png",
+    "x" * 100 + "/y.png",
+)
+
+
+def test_strange_names_are_kept_apart(pack, load):
+    data = load(pack({name: png(number) for number, name in enumerate(NAMES)}))
+    by_class = dict(zip((data.classes[label] for label in data.labels), data.values[:, 0, 0, 0], strict=True))
+    assert by_class == {name.split("/")[0]: number for number, name in enumerate(NAMES)}
+    assert any("'Cat', 'cat' differ only in case" in line for line in data.report.lines())
+
+
+def test_names_are_shown_escaped(pack, load):
+    with pytest.raises(UsageError) as caught:
+        load(pack({"evil\n\x1b[31m.png": b"no picture"}))
+    assert "'evil\\n\\x1b[31m.png'" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_equal_names_in_a_zip_are_both_read(tmp_path, load):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        archive.writestr("a.png", png(1))
+        archive.writestr("a.png", png(2))
+    assert sorted(load(tmp_path / "twice.zip").values[:, 0, 0, 0]) == [1, 2]
+
+
+def test_files_of_the_system_and_other_files_are_ignored(pack, load):
+    clutter = {".hidden.png": b"", "__MACOSX/._a.png": b"", "Thumbs.db": b"", "README.md": b"", "notes.txt": b""}
+    data = load(pack({**many(2), **clutter}), on_error="refuse")
+    assert len(data) == 2
+    assert data.report.notes == ("ignored 2 files that are not pictures (.md: 1, .txt: 1)",)
+
+
+# Links
+
+
+def test_links_are_not_followed(tmp_path, load):
+    outside = tree(tmp_path / "outside", many(2))
+    root = tree(tmp_path / "data", many(1))
+    (root / "file.png").symlink_to(outside / "000.png")
+    (root / "folder").symlink_to(outside)
+    (root / "loop").symlink_to(root)
+    data = load(root)
+    assert len(data) == 1
+    assert data.report.skipped["link, not followed"].first == ("file.png", "folder", "loop")
+
+
+def test_special_files_are_not_opened(tmp_path, load):
+    root = tree(tmp_path / "data", many(1))
+    os.mkfifo(root / "pipe.png")  # opening it would wait for ever
+    assert load(root).report.skipped["neither file nor folder"].first == ("pipe.png",)
+
+
+# Pictures that cannot be used
+
+
+def test_a_few_bad_pictures_are_left_out_and_counted(pack, load):
+    contents = {**many(200), "broken.png": png()[:40], "empty.png": b""}
+    data = load(pack(contents), size=4)
+    assert len(data) == data.report.read == 200
+    assert data.report.skipped["empty file"].first == ("empty.png",)
+    assert data.report.skipped["damaged or cut short"].count == 1
+    assert "left out, empty file: 1 ('empty.png')" in data.report.lines()
+
+
+def test_too_many_bad_pictures_are_refused_by_name(pack, load):
+    contents = {**many(10), "text.png": b"no picture"}
+    message = r"1 of 11 pictures cannot be used \(more than max_bad = 0.01\): not a picture: 1 \('text.png'\)"
+    with pytest.raises(UsageError, match=message):
+        load(pack(contents))
+    assert len(load(pack(contents), max_bad=0.1)) == 10
+
+
+def test_on_error_refuse_stops_at_one(pack, load):
+    with pytest.raises(UsageError, match=r"1 of 201 .*\(on_error is 'refuse'\): empty file: 1 \('empty.png'\)"):
+        load(pack({**many(200), "empty.png": b""}), on_error="refuse")
+
+
+def test_pixel_limit_counts_as_bad(pack, load):
+    with pytest.raises(UsageError, match=r"too many pixels: 1 \('big.png'\)"):
+        load(pack({**many(2), "big.png": png(size=9)}), size=4, pixel_limit=80)
+
+
+@pytest.mark.parametrize(("small", "expected"), [("upscale", 3), ("skip", 2)])
+def test_small_pictures(pack, load, small, expected):
+    contents = {"a.png": png(1, 8), "b.png": png(2, 8), "tiny.png": png(3, 4)}
+    data = load(pack(contents), size=8, small=small)
+    assert len(data) == expected
+    with pytest.raises(UsageError, match=r"smaller than size = 8: 1 \('tiny.png'\); lower size"):
+        load(pack(contents), size=8, small="refuse")
+
+
+def test_mixed_sizes_need_a_size(pack, load):
+    contents = {"a.png": png(1, 8), "b.png": png(2, 8), "c.png": png(3, 6)}
+    with pytest.raises(UsageError, match=r"different sizes \(8x8: 2, 6x6: 1\).*size=32"):
+        load(pack(contents))
+    data = load(pack(contents), size=6)
+    assert data.report.sizes == {"8x8": 2, "6x6": 1}
+    assert data.shape == (1, 6, 6)
+
+
+def test_grey_until_the_first_colour(pack, load):
+    """Auto channels: pictures before the first coloured one are widened, none is changed."""
+    contents = {**many(5), "z.png": png(9, colour=True)}
+    grey, mixed = load(pack(many(5))), load(pack(contents))
+    assert (grey.shape, mixed.shape) == ((1, 4, 4), (3, 4, 4))
+    assert (mixed.values[:5] == grey.values).all()
+    assert mixed.values[5, 0, 0].tolist() == [9, 10, 9]
+
+
+def test_sources_that_are_not_there(tmp_path, load):
+    with pytest.raises(UsageError, match=r"there is no folder or zip '.*nowhere'; check the path"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"has no pictures .*; it is empty"):
+        load(tmp_path / "empty")
+    tree(tmp_path / "texts", {"a.txt": b"", "b.heic": b""})
+    with pytest.raises(UsageError, match=r"ignored 2 files that are not pictures \(.heic: 1, .txt: 1\)"):
+        load(tmp_path / "texts")
+    (tmp_path / "no.zip").write_bytes(b"PK\x03\x04 but not really")
+    with pytest.raises(UsageError, match="is not a whole zip"):
+        load(tmp_path / "no.zip")
+    packed(tmp_path / "empty.zip", {})
+    with pytest.raises(UsageError, match="it is empty"):
+        load(tmp_path / "empty.zip")
+
+
+# Zips that must not be trusted
+
+
+@pytest.mark.parametrize("name", ["../a.png", "x/../../a.png", "/etc/a.png", "C:\\a.png", "..\\a.png", "C:/a.png"])
+def test_zip_entries_that_climb_out_are_refused(tmp_path, load, name):
+    with pytest.raises(UsageError, match=r"is refused: its entry .* (climbs out|has an absolute name)"):
+        load(packed(tmp_path / "bad.zip", {**many(2), name: png()}))
+
+
+def test_zip_links_are_refused(tmp_path, load):
+    entry = zipfile.ZipInfo("link.png")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        archive.writestr(entry, "/etc/passwd")
+    with pytest.raises(UsageError, match=r"its entry 'link.png' is a link"):
+        load(tmp_path / "link.zip")
+
+
+def test_zip_bombs_are_refused_by_their_directory(tmp_path, load):
+    bomb = packed(tmp_path / "bomb.zip", {"a.bmp": bytes(2 << 20)}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(UsageError, match="over 200 times its packed size"):
+        load(bomb)
+    plain = packed(tmp_path / "plain.zip", many(3))
+    for limits, message in (
+        ({"entries": 2}, r"has 3 files, more than zip_limits.entries = 2"),
+        ({"entry_bytes": 20}, r"more than zip_limits.entry_bytes = 20"),
+        ({"total_bytes": 100}, r"more than zip_limits.total_bytes = 100"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load(plain, zip_limits=ZipLimits(**limits))
+
+
+def test_unstreamed_and_encrypted_zips_are_refused(tmp_path, load):
+    with pytest.raises(UsageError, match="other than store and deflate"):
+        load(packed(tmp_path / "lzma.zip", many(1), zipfile.ZIP_LZMA))
+    path = packed(tmp_path / "secret.zip", many(1))
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the flag in the directory
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="is encrypted"):
+        load(path)
+
+
+def test_a_nested_zip_is_not_opened(tmp_path, load):
+    inner = packed(tmp_path / "inner.zip", many(2)).read_bytes()
+    data = load(packed(tmp_path / "outer.zip", {**many(1), "inner.zip": inner}))
+    assert len(data) == 1
+
+
+def test_a_damaged_entry_is_named(tmp_path, load):
+    path = packed(tmp_path / "hurt.zip", many(200))
+    data = bytearray(path.read_bytes())
+    data[data.index(png(7)) + 60] ^= 0xFF  # the sum of the entry no longer holds
+    path.write_bytes(data)
+    assert load(path).report.skipped["cannot be read"].first == ("007.png",)
+
+
+# Cache
+
+
+def caches(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "cache").iterdir())
+
+
+def test_the_cache_is_found_again_without_decoding(tmp_path, load, monkeypatch):
+    path = packed(tmp_path / "data.zip", {"cat/a.png": png(1), "dog/b.png": png(2)})
+    first = load(path)
+    monkeypatch.setattr("suffuse.data.ingest.decode", None)  # decoding again would fail
+    again = load(path)
+    moved = load(path.rename(tmp_path / "data (1).zip").rename(tmp_path / "deep.zip").rename(path))
+    for data in (again, moved):
+        assert data.fingerprint == first.fingerprint
+        assert (data.values == first.values).all()
+        assert data.labels.tolist() == [0, 1]
+        assert data.report == first.report
+    assert not again.store.flags.writeable
+
+
+def test_settings_and_content_have_caches_of_their_own(tmp_path, load):
+    root = tree(tmp_path / "data", many(3))
+    prints = {load(root).fingerprint, load(root, size=2).fingerprint, load(root, channels="rgb").fingerprint}
+    tree(root, {"001.png": png(77)})
+    os.utime(root / "001.png", ns=(1, 1))
+    prints.add(load(root).fingerprint)
+    assert len(prints) == len(caches(tmp_path)) == 4
+
+
+def test_the_fingerprint_is_of_the_content_not_of_the_files(tmp_path, load):
+    folder = load(tree(tmp_path / "x", many(3)))
+    assert folder.fingerprint == load(packed(tmp_path / "y.zip", many(3))).fingerprint
+    assert folder.fingerprint != load(packed(tmp_path / "z.zip", many(4))).fingerprint
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "unsealed"])
+def test_a_damaged_cache_is_named_and_made_again(tmp_path, load, damage):
+    root = tree(tmp_path / "data", many(3))
+    first = load(root)
+    (folder,) = caches(tmp_path)
+    if damage == "cut":
+        with open(folder / "images.npy", "r+b") as file:
+            file.truncate(150)
+    else:
+        (folder / {"gone": "facts.json", "unsealed": "manifest.json"}[damage]).unlink()
+    again = load(root)
+    assert (again.values == first.values).all()
+    assert any("was damaged and is made again" in line for line in again.report.lines())
+    assert load(root).report == first.report
+
+
+def test_failure_leaves_nothing_behind(tmp_path, load):
+    with pytest.raises(UsageError):
+        load(tree(tmp_path / "data", {"a.png": b"no"}))
+    assert caches(tmp_path) == []
+
+
+def test_racing_readers_share_one_cache(tmp_path, load):
+    root = tree(tmp_path / "data", many(50))
+    found, barrier = [], threading.Barrier(3)
+
+    def work() -> None:
+        barrier.wait()
+        found.append(load(root).fingerprint)
+
+    # Threads, not processes: quicker, and they meet at the same rename.
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert len(set(found)) == len(caches(tmp_path)) == 1
+
+
+def test_an_unwritable_cache_is_a_failed_run(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(RunError, match=r"cannot write .*cache"):
+        Images(path=tree(tmp_path / "data", many(1))).load(tmp_path / "cache")
+
+
+def test_default_cache_follows_xdg(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    Images(path=tree(tmp_path / "data", many(1))).load()
+    assert len(list((tmp_path / "xdg" / "suffuse" / "data").iterdir())) == 1
+
+
+def test_pixel_file_equals_numpys_own(tmp_path):
+    """Outside truth for the header that grows in place: numpy reads back what numpy would have written."""
+    pictures = np.random.default_rng(0).integers(0, 256, (1500, 3, 5, 3), dtype=np.uint8)
+    pictures[:1300] = pictures[:1300, :, :, :1]  # more grey ones than are widened at once
+    with PixelFile(tmp_path / "images.npy") as pixels:
+        for number, picture in enumerate(pictures):
+            pixels.add(picture[..., :1] if number < 1300 else picture)
+    np.save(tmp_path / "numpys.npy", pictures)
+    assert (np.load(tmp_path / "images.npy", mmap_mode="r") == pictures).all()
+    assert (tmp_path / "images.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
+
+
+# Real zips, a few entries each
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shape", "classes"),
+    [("mnist-train", 14, (1, 14, 14), 10), ("cifar10-train", 32, (3, 32, 32), 10), ("emoji128", 32, (3, 32, 32), 0)],
+)
+def test_real_zips(tmp_path, load, name, size, shape, classes):
+    if not (SHARED / f"{name}.zip").exists():
+        pytest.skip("the real images are not here")
+    with zipfile.ZipFile(SHARED / f"{name}.zip") as archive:
+        names = archive.namelist()
+        picked = names[:: len(names) // 40] + [other for other in names if other in ("metadata.jsonl", "LICENSE")]
+        contents = {name: archive.read(name) for name in dict.fromkeys(picked)}
+    if "metadata.jsonl" in contents:
+        rows = (line for line in contents["metadata.jsonl"].splitlines() if json.loads(line)["file_name"] in contents)
+        contents["metadata.jsonl"] = b"\n".join(rows)
+    data = load(packed(tmp_path / f"{name}.zip", contents), size=size, on_error="refuse")
+    assert data.shape == shape
+    assert len(data.classes) == classes
+    assert (data.captions is not None) == (name == "emoji128")
+    assert 30 < data.values.mean() < 230
+    shutil.rmtree(tmp_path / "cache")
