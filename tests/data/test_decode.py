@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -37,7 +38,8 @@ def test_lossless_formats_give_the_exact_pixels(form):
 )
 def test_lossy_formats_are_close(form, options):
     smooth = np.stack([GRADIENT, GRADIENT[::-1], GRADIENT.T], axis=2)
-    assert np.abs(plain(encoded(Image.fromarray(smooth), form, **options)).astype(int) - smooth).mean() < 4
+    error = np.abs(plain(encoded(Image.fromarray(smooth), form, **options)).astype(int) - smooth).mean()
+    assert error < 8  # WebP halves the resolution of colour; swapped channels or rows would give 80
 
 
 def test_sixteen_bit_grey_is_scaled_and_rounded():
@@ -78,7 +80,7 @@ def test_hidden_colours_do_not_bleed_when_resizing():
     kept = plain(encoded(Image.fromarray(rgba)), size=8, channels="rgba")
     visible = kept[kept[..., 3] > 0]
     assert visible[:, 0].max() == 0
-    assert np.ptp(visible[:, 1]) <= 2  # green alone; rounding of premultiplied bytes
+    assert np.abs(visible[:, 1].astype(int) - 200).max() <= 8  # thin alpha leaves few bits; bleeding would halve it
 
 
 def test_grey_with_alpha_and_opaque_alpha():
@@ -193,10 +195,9 @@ def test_any_damage_is_a_verdict_never_a_crash(form):
             broken = bytearray(whole)
             for place in rng.integers(0, len(whole), 4):
                 broken[place] = int(rng.integers(256))
-            try:
-                assert plain(bytes(broken[: rng.integers(1, len(whole) + 1)]), pixel_limit=10_000).dtype == np.uint8
-            except BadPicture:
-                pass
+            cut = bytes(broken[: rng.integers(1, len(whole) + 1)])
+            with contextlib.suppress(BadPicture):
+                assert plain(cut, pixel_limit=10_000).dtype == np.uint8
 
 
 def bomb_header(width: int, height: int) -> bytes:

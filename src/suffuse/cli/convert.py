@@ -11,7 +11,7 @@ import typer
 from suffuse.cli.console import note, say
 from suffuse.cli.options import Weights
 
-__all__ = ["convert_command"]
+__all__ = ["Target", "convert_command"]
 
 
 class Target(StrEnum):

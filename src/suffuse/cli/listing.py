@@ -10,7 +10,7 @@ import typer
 
 from suffuse.cli.console import say
 
-__all__ = ["list_command"]
+__all__ = ["What", "list_command"]
 
 
 class What(StrEnum):

@@ -41,4 +41,4 @@ class Images(PicturesPart):
                 source, shown, labels=self.labels, label_key=self.label_key, caption_key=self.caption_key
             )
             layout.left.update(source.passed)
-            yield Listing(path.resolve().stem, shown, layout, source.read, source.key)
+            yield Listing(path.resolve().name.removesuffix(".zip"), shown, layout, source.read, source.key)

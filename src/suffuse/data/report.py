@@ -9,7 +9,7 @@ from pydantic import Field
 
 from suffuse.base.part import Part
 
-__all__ = ["DataReport", "Skipped"]
+__all__ = ["DataReport", "Skipped", "summary"]
 
 SHOWN = 10  # names that stand for a longer list
 

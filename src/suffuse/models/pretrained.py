@@ -14,7 +14,7 @@ from suffuse.base.weights import load_weights, read_safetensors, save_safetensor
 from suffuse.models.config import FORMAT_VERSION, ModelConfig
 from suffuse.models.denoiser import Denoiser
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "ema_file", "load_model", "local_folder", "push_folder", "save_model"]
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "ema_file", "load_config", "load_model", "local_folder", "push_folder", "save_model"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

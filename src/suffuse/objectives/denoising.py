@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Literal
 
 import torch
@@ -48,7 +47,7 @@ class Denoising(ObjectivePart):
     def build(self, model: Denoiser) -> Objective:
         """A function: the objective has no weights of its own."""
         check_process(model.path, model.prediction, model.time, self.noise_levels)
-        return functools.partial(self._losses)
+        return self._losses
 
     def _losses(
         self, model: Denoiser, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
@@ -82,4 +81,5 @@ def denoising_loss(evaluation: Evaluation, x0: Tensor, weighting: WeightingPart,
     error = (evaluation.denoised - x0).float() ** 2 * weight
     if mask is None:
         return error.flatten(1).mean(1)
-    return (error * mask).flatten(1).sum(1) / mask.expand_as(error).flatten(1).sum(1).clamp_min(1)
+    counted = mask.expand_as(error).flatten(1).sum(1)
+    return (error * mask).flatten(1).sum(1) / counted.masked_fill(counted == 0, 1)  # nothing counts: the loss is 0

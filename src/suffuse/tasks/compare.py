@@ -15,7 +15,7 @@ from suffuse.tasks.generate import generate
 from suffuse.tasks.judge import Judge, ruler_of
 from suffuse.tasks.runs import OpenRun, Wanted, settle
 
-__all__ = ["Compared", "compare", "comparison_table"]
+__all__ = ["Compared", "compare", "comparison_table", "save_comparison"]
 
 # The runs themselves are what is compared, and each names its own average.
 _AXES = (*AXES, "weights")

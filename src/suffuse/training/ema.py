@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from suffuse.base.errors import UsageError
+
 __all__ = ["EMA", "ema_name"]
 
 
@@ -63,7 +65,16 @@ class EMA:
         return {name: dict(zip(self._names, average, strict=True)) for name, average in self._averages.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take the averages back."""
+        """Take the averages back.
+
+        Raises:
+            UsageError: One of them is not there; nothing is loaded.
+        """
+        if missing := [name for name in self._averages if name not in state]:
+            raise UsageError(
+                f"the checkpoint has no average {missing[0]!r}, only {', '.join(state)}; resume with the training.ema "
+                "that it was trained with"
+            )
         for name, average in self._averages.items():
             for tensor, key in zip(average, self._names, strict=True):
                 tensor.copy_(state[name][key])

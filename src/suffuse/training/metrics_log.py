@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from suffuse.base import files
-from suffuse.base.errors import UsageError
+from suffuse.base.errors import RunError, UsageError
 
 __all__ = ["MetricsLog", "read_metrics"]
 
@@ -15,9 +15,16 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:  # Any: numbers and strings
-    """All lines of a run, oldest first; a torn last line is left out."""
+    """All lines of a run, oldest first; a torn last line is left out.
+
+    Raises:
+        RunError: A whole line is not JSON.
+    """
     path = folder / METRICS_FILE
-    return [json.loads(line) for line in files.read_lines(path)] if path.is_file() else []
+    try:
+        return [json.loads(line) for line in files.read_lines(path)] if path.is_file() else []
+    except ValueError as error:
+        raise RunError(f"{path} holds a line that is not JSON ({error}); remove that line") from error
 
 
 class MetricsLog:

@@ -15,7 +15,7 @@ from suffuse.base.part import parse
 from suffuse.data import data_from
 from suffuse.training.recipe import Recipe
 
-__all__ = ["SHORT", "dump_recipe", "list_recipes", "load_recipe", "read_recipe_file"]
+__all__ = ["SHORT", "dump_recipe", "list_recipes", "load_recipe", "merged", "read_recipe_file"]
 
 # Short overrides that every recipe takes.
 SHORT = {
@@ -37,6 +37,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # Any: YAML values
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain name", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
@@ -57,6 +59,12 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+0123456789."))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that the loader would take for something else, such as '1e-4'."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -107,10 +115,15 @@ def _read(name: str, above: tuple[str, ...]) -> Tree:
 
 
 def merged(base: Tree, changes: Tree) -> Tree:
-    """Lay changes over a base, key by key; a mapping of another `kind` replaces the old one whole."""
+    """Lay changes over a base, key by key; a mapping of another `kind` replaces the old one whole.
+
+    A bare name in the base is a part of that kind, so that changes can reach into it; `auto` is not one.
+    """
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
+        if isinstance(old, str) and old != "auto":
+            old = {"kind": old}
         if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
             result[key] = merged(old, value)
         else:
@@ -147,15 +160,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UsageError: No such recipe, key or value; the nearest right name is offered.
     """
-    return parse(Recipe, merged(_bare(read_recipe_file(name)), _overrides(overrides)), owner=f"recipe {name!r}")
-
-
-def _bare(tree: Tree) -> Tree:
-    """Write bare names out as mappings, so that an override can reach into them."""
-    for key in ("data", "network", "path", "prediction", "time", "conditioner", "objective"):
-        if isinstance(tree.get(key), str) and tree[key] != "auto":
-            tree[key] = {"kind": tree[key]}
-    return tree
+    return parse(Recipe, merged(read_recipe_file(name), _overrides(overrides)), owner=f"recipe {name!r}")
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -166,5 +171,5 @@ def dump_recipe(recipe: Recipe) -> str:
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
-    text: str = yaml.safe_dump(plain(recipe.dump()), sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(plain(recipe.dump()), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ from suffuse.training.checkpoint import find_latest, load_checkpoint, save_check
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
-from suffuse.training.recipe import Recipe, Resolved
+from suffuse.training.recipe import Recipe, Resolved, TrainingSettings
 from suffuse.training.recipe_files import dump_recipe
 from suffuse.training.signals import Stop, Stopped
 from suffuse.training.trainer import Trainer
@@ -99,16 +101,27 @@ def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher |
     check_recipe(recipe)
     folder = Path(recipe.out or f"runs/{name}")
     with joined(recipe.training.device) as world, Stop() as stop:
+        _check_share(recipe.training, world)
         if world.first:
             _claim(folder, resume)
         world.wait()
-        with _locked(folder, world), stop.interruptible():
-            resolved, dataset = _load(recipe, world, watcher)
-            session = _Session(resolved, dataset, folder, world, stop, watcher)
-            if resume:
-                session.resume()
         with _locked(folder, world):
+            with stop.interruptible():
+                resolved, dataset = _load(recipe, world, watcher)
+                session = _Session(resolved, dataset, folder, world, stop, watcher)
+                if resume:
+                    session.resume()
             return session.run()
+
+
+def _check_share(settings: TrainingSettings, world: World) -> None:
+    """Refuse a batch that the processes and their accumulated parts cannot share evenly."""
+    parts = world.size * settings.accumulate
+    if settings.batch % parts:
+        raise UsageError(
+            f"training.batch is {settings.batch}, which {world.size} processes with accumulate {settings.accumulate} "
+            f"cannot share evenly; use a multiple of {parts}"
+        )
 
 
 class _Unlocked:
@@ -166,7 +179,6 @@ class _Session:
         recipe = resolved.recipe
         self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
         self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
-        self._check_batch()
         self.model = self.config.build(seed=self.settings.seed)
         self.trainer = Trainer(self.model, recipe.objective, self.settings, recipe.optimiser, world)
         self.loader = Loader(
@@ -177,15 +189,9 @@ class _Session:
             world=world.size,
             flip=self.settings.flip,
         )
+        self.meter = _Meter(self.settings.batch)
+        self.report: dict[str, Tensor] = {}
         self.saved_at = -1
-
-    def _check_batch(self) -> None:
-        parts = self.world.size * self.settings.accumulate
-        if self.settings.batch % parts:
-            raise UsageError(
-                f"training.batch is {self.settings.batch}, which {self.world.size} processes with accumulate "
-                f"{self.settings.accumulate} cannot share evenly; use a multiple of {parts}"
-            )
 
     def resume(self) -> None:
         """Go back to the newest whole checkpoint."""
@@ -195,7 +201,9 @@ class _Session:
         if found.path is None:
             self.watcher.note("no checkpoint yet: starting from step 0")
             return
-        self.trainer.load(load_checkpoint(found.path))
+        state = load_checkpoint(found.path)
+        self.trainer.load(state)
+        self.meter.load(state["meter"], self.world.device)
         self.saved_at = self.trainer.step
         self.watcher.note(f"resumed at step {self.trainer.step} from {found.path.name}")
 
@@ -204,10 +212,7 @@ class _Session:
         began = time.perf_counter()
         log = self._open_log()
         try:
-            loss = self._loop(log)
-        except Stopped:
-            self._save()
-            raise
+            self._train(log)
         except RunError as error:
             last = find_latest(self.folder / CHECKPOINTS).path
             left = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
@@ -215,7 +220,7 @@ class _Session:
         finally:
             if log is not None:
                 log.close()
-        return Finished(self.folder, self.trainer.step, time.perf_counter() - began, loss)
+        return Finished(self.folder, self.trainer.step, time.perf_counter() - began, self.meter.loss)
 
     def _open_log(self) -> MetricsLog | None:
         if not self.world.first:
@@ -224,45 +229,56 @@ class _Session:
         files.write_json(self.folder / "environment.json", _environment(self.world))
         return MetricsLog(self.folder, resumed_at=self.trainer.step, tensorboard=self.settings.tensorboard)
 
-    def _loop(self, log: MetricsLog | None) -> float:
-        meter = _Meter(self.settings.batch)
+    def _train(self, log: MetricsLog | None) -> None:
+        """The loop, and what is saved at its end."""
+        try:
+            self._loop(log)
+        except Stopped:
+            self._save()
+            raise
+        self._save()
+
+    def _loop(self, log: MetricsLog | None) -> None:
+        self.meter.begin()
         total = self.settings.steps
+        # One process that left while it waits for data would leave the others waiting for it: they only ask each other.
+        alone = self.stop.interruptible if self.world.size == 1 else contextlib.nullcontext
         with self.loader.stream(self.trainer.step) as batches:
             while self.trainer.step < total:
                 if self.world.any(self.stop.requested):
                     self.stop.request()
                     self.stop.check()
-                with self.stop.interruptible(), meter.waiting():
+                with alone(), self.meter.waiting():
                     batch = next(batches)
-                report = self.trainer.train_step(batch, self.loader.draws(self.trainer.step))
-                meter.add(report)
-                self._after(report, meter, log)
-        self._save()
-        return meter.loss
+                self.report = self.trainer.train_step(batch, self.loader.draws(self.trainer.step))
+                self.meter.add(self.report)
+                self._after(log)
 
-    def _after(self, report: dict[str, Tensor], meter: _Meter, log: MetricsLog | None) -> None:
+    def _after(self, log: MetricsLog | None) -> None:
         """Log, sample and save when their turn has come."""
         step, settings = self.trainer.step, self.settings
         if step % settings.log_every == 0 or step == settings.steps:
-            numbers = meter.read(self.world)
+            numbers = self.meter.read(self.world)
             numbers["lr"] = learning_rate(self.recipe.optimiser, step - 1, settings.steps)
             if log is not None:
                 log.write({"step": step, "images": self.trainer.images, **numbers})
         if self.world.first:
-            self.watcher.progress(step, settings.steps, meter.numbers)
+            self.watcher.progress(step, settings.steps, self.meter.numbers)
         if step % settings.checkpoint_every == 0 and step < settings.steps:
-            self.trainer.check_finite(report)
             self._save()
         if settings.sample_every and step % settings.sample_every == 0 and self.world.first:
-            with self.stop.interruptible():
+            with contextlib.suppress(Stopped), self.stop.interruptible():  # the loop asks before the next step
                 self._sample_sheet()
 
     def _save(self) -> None:
-        """Checkpoint, then the model that the world sees."""
-        if not self.world.first or self.saved_at == self.trainer.step:
+        """Checkpoint, then the model that the world sees: also after a kill between the two."""
+        self.trainer.check_finite(self.report)
+        state = {**self.trainer.state(), "meter": self.meter.state(self.world)}
+        if not self.world.first:
             return
-        save_checkpoint(self.folder / CHECKPOINTS, self.trainer.step, self.trainer.state(), keep=self.settings.keep)
-        self.saved_at = self.trainer.step
+        if self.saved_at != self.trainer.step:
+            save_checkpoint(self.folder / CHECKPOINTS, self.trainer.step, state, keep=self.settings.keep)
+            self.saved_at = self.trainer.step
         ema = self.trainer.ema
         primary, *others = ema.names
         config = self.config.replace(weights=primary, others=tuple(others), step=self.trainer.step)
@@ -299,7 +315,21 @@ class _Meter:
         self.batch = batch
         self.numbers: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
-        self._steps, self._wait, self._since = 0, 0.0, time.perf_counter()
+        self._steps = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock; steps that an interrupted run took before are in the means, not in the speed."""
+        self._timed, self._wait, self._since = 0, 0.0, time.perf_counter()
+
+    def state(self, world: World) -> dict[str, Any]:  # Any: numbers and tensors
+        """What the next report will be made of; all processes must ask."""
+        return {"steps": self._steps, "sums": {name: world.mean(value) for name, value in self._sums.items()}}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:  # Any: as above
+        """Take it back."""
+        self._steps = int(state["steps"])
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
 
     def waiting(self) -> _Wait:
         """Time a wait for data."""
@@ -310,6 +340,7 @@ class _Meter:
         for name, value in report.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
+        self._timed += 1
 
     def read(self, world: World) -> dict[str, float]:
         """Means, images a second, and the share of time spent waiting for data; starts over."""
@@ -317,9 +348,10 @@ class _Meter:
         means = world.mean(torch.stack(list(self._sums.values())) / self._steps).tolist()
         self.numbers = dict(zip(self._sums, means, strict=True))
         self.numbers["loss"] = sum(value for name, value in self.numbers.items() if name != "grad_norm")
-        self.numbers["images_per_second"] = self._steps * self.batch / max(seconds, 1e-9)
+        self.numbers["images_per_second"] = self._timed * self.batch / max(seconds, 1e-9)
         self.numbers["data_wait"] = self._wait / max(seconds, 1e-9)
-        self._sums, self._steps, self._wait, self._since = {}, 0, 0.0, time.perf_counter()
+        self._sums, self._steps = {}, 0
+        self.begin()
         return dict(self.numbers)
 
     @property

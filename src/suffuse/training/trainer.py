@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from suffuse.base.batch import Batch
 from suffuse.base.errors import RunError
 from suffuse.base.randomness import Draws
-from suffuse.base.weights import load_weights
+from suffuse.base.weights import check_state, load_weights
 from suffuse.models.denoiser import Denoiser
 from suffuse.objectives import ObjectivePart, Progress
 from suffuse.sampling import autocast
@@ -154,9 +154,10 @@ class Trainer:
         Raises:
             UsageError: It is of another architecture; nothing is loaded half.
         """
-        load_weights(self.model, state["model"], owner="the checkpoint")
-        if isinstance(self.objective, nn.Module):
-            load_weights(self.objective, state["objective"], owner="the checkpoint's objective")
-        load_optimiser_state(self.optimiser, self.named, state["optimiser"])
+        check_state(self.model.state_dict(), state["model"], owner="the checkpoint's weights")
         self.ema.load_state_dict(state["ema"])
+        load_weights(self.model, state["model"])
+        if isinstance(self.objective, nn.Module):
+            load_weights(self.objective, state["objective"], owner="the checkpoint's weights of the objective")
+        load_optimiser_state(self.optimiser, self.named, state["optimiser"])
         self.step = int(state["step"])

@@ -1,0 +1,58 @@
+"""Run all benchmarks and write RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import suffuse
+from benchmarks import others, sampling, training
+
+__all__ = ["main"]
+
+_NOTES = Path(__file__).with_name("notes.md")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
+    args = parser.parse_args()
+    import diffusers
+
+    rows = sampling.measure(args.rounds) + training.measure(args.rounds) + others.measure()
+    lines = [
+        "# Benchmarks",
+        "",
+        "Ratios are medians over rounds in which both sides took turns within one process, with the least and the",
+        "largest round. Above 1 is faster for us where a peer is divided by us. `make bench` writes this page.",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {np.__version__}, diffusers {diffusers.__version__}, suffuse {suffuse.__version__}, "
+        f"{args.rounds} rounds.",
+        "",
+        "| what | measured | goal |",
+        "|---|---|---|",
+        *(f"| {what} | {figure} | {goal} |" for what, figure, goal in rows),
+        "",
+        _NOTES.read_text() if _NOTES.is_file() else "",
+    ]
+    args.out.write_text("\n".join(lines).rstrip() + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
