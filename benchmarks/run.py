@@ -12,17 +12,11 @@ import torch
 
 import suffuse
 from benchmarks import others, sampling, training
+from suffuse.base.hardware import processor
 
 __all__ = ["main"]
 
 _NOTES = Path(__file__).with_name("notes.md")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def main() -> None:
@@ -40,9 +34,9 @@ def main() -> None:
         "Ratios are medians over rounds in which both sides took turns within one process, with the least and the",
         "largest round. Above 1 is faster for us where a peer is divided by us. `make bench` writes this page.",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"numpy {np.__version__}, diffusers {diffusers.__version__}, suffuse {suffuse.__version__}, "
-        f"{args.rounds} rounds.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {torch.get_num_threads()} threads, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, diffusers "
+        f"{diffusers.__version__}, suffuse {suffuse.__version__}, {args.rounds} rounds.",
         "",
         "| what | measured | goal |",
         "|---|---|---|",

@@ -1,4 +1,4 @@
-"""Folders and zips of pictures: classes, captions, faults, and the cache."""
+"""Folders and zips of pictures: classes, captions, faults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import threading
 import zipfile
 from pathlib import Path
 
@@ -14,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from suffuse.base.errors import RunError, UsageError
+from suffuse.base.errors import UsageError
 from suffuse.data import Images, ZipLimits
-from suffuse.data.cache import PixelFile
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -363,107 +361,6 @@ def test_a_damaged_entry_is_named(tmp_path, load):
     data[data.index(png(7)) + 60] ^= 0xFF  # the sum of the entry no longer holds
     path.write_bytes(data)
     assert load(path).report.skipped["cannot be read"].first == ("007.png",)
-
-
-# Cache
-
-
-def caches(root: Path) -> list[Path]:
-    return sorted(path for path in (root / "cache").iterdir())
-
-
-def test_the_cache_is_found_again_without_decoding(tmp_path, load, monkeypatch):
-    path = packed(tmp_path / "data.zip", {"cat/a.png": png(1), "dog/b.png": png(2)})
-    first = load(path)
-    monkeypatch.setattr("suffuse.data.ingest.decode", None)  # decoding again would fail
-    again = load(path)
-    moved = load(path.rename(tmp_path / "data (1).zip").rename(tmp_path / "deep.zip").rename(path))
-    for data in (again, moved):
-        assert data.fingerprint == first.fingerprint
-        assert (data.values == first.values).all()
-        assert data.labels.tolist() == [0, 1]
-        assert data.report == first.report
-    assert not again.store.flags.writeable
-
-
-def test_settings_and_content_have_caches_of_their_own(tmp_path, load):
-    root = tree(tmp_path / "data", many(3))
-    prints = {load(root).fingerprint, load(root, size=2).fingerprint, load(root, channels="rgb").fingerprint}
-    tree(root, {"001.png": png(77)})
-    os.utime(root / "001.png", ns=(1, 1))
-    prints.add(load(root).fingerprint)
-    assert len(prints) == len(caches(tmp_path)) == 4
-
-
-def test_the_fingerprint_is_of_the_content_not_of_the_files(tmp_path, load):
-    folder = load(tree(tmp_path / "x", many(3)))
-    assert folder.fingerprint == load(packed(tmp_path / "y.zip", many(3))).fingerprint
-    assert folder.fingerprint != load(packed(tmp_path / "z.zip", many(4))).fingerprint
-
-
-@pytest.mark.parametrize("damage", ["cut", "gone", "unsealed"])
-def test_a_damaged_cache_is_named_and_made_again(tmp_path, load, damage):
-    root = tree(tmp_path / "data", many(3))
-    first = load(root)
-    values = first.values.copy()  # the map would change with its file
-    (folder,) = caches(tmp_path)
-    if damage == "cut":
-        with open(folder / "images.npy", "r+b") as file:
-            file.truncate(150)
-    else:
-        (folder / {"gone": "facts.json", "unsealed": "manifest.json"}[damage]).unlink()
-    again = load(root)
-    assert (again.values == values).all()
-    assert any("was damaged and is made again" in line for line in again.report.lines())
-    assert load(root).report == first.report
-
-
-def test_failure_leaves_nothing_behind(tmp_path, load):
-    with pytest.raises(UsageError):
-        load(tree(tmp_path / "data", {"a.png": b"no"}))
-    assert caches(tmp_path) == []
-
-
-def test_racing_readers_share_one_cache(tmp_path, load):
-    root = tree(tmp_path / "data", many(50))
-    found, barrier = [], threading.Barrier(3)
-
-    def work() -> None:
-        barrier.wait()
-        found.append(load(root).fingerprint)
-
-    # Threads, not processes: quicker, and they meet at the same rename.
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 3
-    assert len(set(found)) == len(caches(tmp_path)) == 1
-
-
-def test_an_unwritable_cache_is_a_failed_run(tmp_path):
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(RunError, match=r"cannot write .*cache"):
-        Images(path=tree(tmp_path / "data", many(1))).load(tmp_path / "cache")
-
-
-def test_default_cache_follows_xdg(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    Images(path=tree(tmp_path / "data", many(1))).load()
-    assert len(list((tmp_path / "xdg" / "suffuse" / "data").iterdir())) == 1
-
-
-def test_pixel_file_equals_numpys_own(tmp_path):
-    """Outside truth for the header that grows in place: numpy reads back what numpy would have written."""
-    pictures = np.random.default_rng(0).integers(0, 256, (1500, 3, 5, 3), dtype=np.uint8)
-    pictures[:1300] = pictures[:1300, :, :, :1]  # more grey ones than are widened at once
-    with PixelFile(tmp_path / "images.npy") as pixels:
-        for number, picture in enumerate(pictures):
-            pixels.add(picture[..., :1] if number < 1300 else picture)
-    np.save(tmp_path / "numpys.npy", pictures)
-    assert (np.load(tmp_path / "images.npy", mmap_mode="r") == pictures).all()
-    assert (tmp_path / "images.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
 
 
 # Real zips, a few entries each

@@ -17,7 +17,6 @@ from suffuse.base.randomness import Draws
 from suffuse.models.exact import ExactMixture
 from suffuse.process import EDM, VP, Flow, PathPart, Prediction, PredictionPart, TrigonometricPath
 from suffuse.sampling import CFG, DPMSolverPP, Estimate, Karras, sample
-from suffuse.sampling.guidance import Denoise
 
 LABELS = torch.tensor([0, 1, 2, 2, 1])
 COND = Conditions.of(label=LABELS)
@@ -129,8 +128,8 @@ def test_samples_without_a_condition_are_unconditional(mixture: Callable[[PathPa
     plain, whole = model.denoise(X, 0.7), CFG(scale=3.0).bind(Recorder(model), EDM())(X, 0.7, COND, Call()).x0
     assert torch.equal(guided[[1, 4]], plain[[1, 4]])
     assert torch.equal(guided[[0, 2, 3]], whole[[0, 2, 3]])
-    without: Denoise = CFG(scale=3.0).bind(Recorder(model), EDM())
-    assert torch.equal(without(X, 0.7, None, Call()).x0, plain)
+    with pytest.raises(UsageError, match="scale 3 needs conditions"):
+        CFG(scale=3.0).bind(Recorder(model), EDM())(X, 0.7, None, Call())
 
 
 def test_guided_samples_are_of_their_class(mixture: Callable[[PathPart], ExactMixture]) -> None:

@@ -13,6 +13,7 @@ def main() -> None:
     from suffuse.cli.console import explain_failure
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # None, or the code of an early exit
     except BaseException as error:
-        sys.exit(explain_failure(error))
+        code = explain_failure(error)
+    sys.exit(code)

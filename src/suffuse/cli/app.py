@@ -14,7 +14,7 @@ __all__ = ["app"]
 app = typer.Typer(
     name="suffuse",
     help="Train, sample, evaluate and compare diffusion, flow and consistency models.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -29,9 +29,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Train, sample, evaluate and compare diffusion, flow and consistency models."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 app.command("list")(listing.list_command)

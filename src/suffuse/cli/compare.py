@@ -33,16 +33,17 @@ def compare_command(
 ) -> None:
     """Compare runs and solvers at several costs: one table, one plot, one judge."""
     from suffuse.cli.options import numbers_of
-    from suffuse.tasks.compare import compare, comparison_table, save_comparison
+    from suffuse.tasks.compare import compare, comparison_table, contenders, save_comparison
     from suffuse.tasks.judge import judge_of
     from suffuse.tasks.report import write_report
     from suffuse.tasks.runs import open_run, other_data
 
     costs = numbers_of(nfe, "--nfe")
     opened = [open_run(run, weights=weights, device=device) for run in runs]
-    judge = judge_of(opened[0], dataset=other_data(opened[0], data), note=note)
-    kinds = tuple(kind for kind in solver.split(",") if kind)
-    found = compare(opened, judge, nfe=costs, solvers=kinds, samples=n, seed=seed, cfg=cfg, on_point=note)
+    kinds = tuple(kind.strip() for kind in solver.split(",") if kind.strip())
+    ways = contenders(opened, nfe=costs, solvers=kinds, cfg=cfg)
+    judge = judge_of(opened[0], samples=n, source=other_data(opened[0], data), note=note)
+    found = compare(ways, judge, samples=n, seed=seed, on_point=note)
     folder = out or opened[0].folder
     save_comparison(found, folder)
     if out is None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
 import typer
 
 from suffuse.base.errors import SuffuseError
@@ -36,13 +35,14 @@ def explain_failure(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, click.ClickException):
-        error.show()
+    if isinstance(error, typer.TyperException):
+        sentence = " ".join(error.format_message().split())
+        note(f"suffuse: {sentence.rstrip('.')}; --help shows what there is")
         return 2
     if isinstance(error, SuffuseError):
         note(f"suffuse: {error}")
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         note("suffuse: stopped")
         return 130
     code = getattr(error, "exit_code", None)

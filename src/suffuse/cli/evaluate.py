@@ -38,7 +38,7 @@ def eval_command(
     settings = settle(opened, Wanted(solver=fields_of(solver), nfe=nfe, steps=steps, cfg=cfg))
     plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()
     count = plan.samples if n is None else n
-    judge = judge_of(opened, dataset=other_data(opened, data), note=note)
+    judge = judge_of(opened, samples=count, source=other_data(opened, data), note=note)
     with bar("sampling") as progress:
         found = evaluate(
             opened,

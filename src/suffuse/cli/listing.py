@@ -21,12 +21,13 @@ class What(StrEnum):
     solvers = "solvers"
     parts = "parts"
     data = "data"
+    conflicts = "conflicts"
 
 
 def list_command(
     what: Annotated[What, typer.Argument(help="What to list.")] = What.recipes,
 ) -> None:
-    """List recipes, techniques, solvers, data sources, or the parts of every joint."""
+    """List recipes, techniques, solvers, data sources, the parts of every joint, or those that do not go together."""
     rows = _ROWS[what]()
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
@@ -56,10 +57,17 @@ def _of(*joints: str) -> list[tuple[str, str]]:
     return rows
 
 
+def _conflicts() -> list[tuple[str, str]]:
+    from suffuse.training.conflicts import conflicts
+
+    return [(f"{path}: {part}", why) for path, part, why in conflicts()]
+
+
 _ROWS: dict[What, Callable[[], list[tuple[str, str]]]] = {
     What.recipes: _recipes,
     What.techniques: _techniques,
     What.solvers: lambda: _of("solver"),
     What.data: lambda: _of("data"),
     What.parts: lambda: _of(),
+    What.conflicts: _conflicts,
 }

@@ -39,28 +39,31 @@ def sample_command(
 ) -> None:
     """Draw samples from a run."""
     from suffuse.base import files
+    from suffuse.base.errors import UsageError
     from suffuse.cli.options import fields_of
-    from suffuse.tasks.evaluate import save_sheet
     from suffuse.tasks.generate import generate
-    from suffuse.tasks.pictures import save_each
-    from suffuse.tasks.runs import Wanted, open_run, settle
+    from suffuse.tasks.pictures import save_each, save_sheet
+    from suffuse.tasks.runs import Wanted, named, open_run, settle
 
     opened = open_run(run, weights=weights, device=device)
     wanted = Wanted(solver=fields_of(solver), grid=fields_of(grid), nfe=nfe, steps=steps, cfg=cfg, batch=batch)
     settings = settle(opened, wanted)
+    if separate and len(opened.config.shape) != 3:
+        raise UsageError("these samples are points, not images; leave --separate out")
+    folder = out or opened.folder / "samples"
+    files.make_folder(folder)
     with bar("sampling") as progress:
         made = generate(
             opened, n, settings, seed=seed, first=first, label=label, on_samples=lambda done: progress.show(done, n)
         )
-    folder = out or opened.folder / "samples"
-    files.make_folder(folder)
     sheet = folder / f"seed-{seed}-{first}-{first + n - 1}.png"
-    save_sheet(made, sheet, most=n)
+    save_sheet(made.x, sheet)
     if separate:
         save_each(made.x, folder, seed, first)
-    facts = {"file": str(sheet), "samples": n, "nfe": made.nfe, "seconds": made.seconds, "sampling": settings.dump()}
     if as_json:
-        say(json.dumps(facts))
+        how = {joint: named(getattr(settings, joint)) for joint in ("solver", "grid", "guidance")}
+        facts = {"file": str(sheet), "samples": n, "first": first, "seed": seed, "weights": opened.config.weights}
+        say(json.dumps({**facts, "nfe": made.nfe, "seconds": made.seconds, **how}))
         return
     say(str(sheet))
     if time:

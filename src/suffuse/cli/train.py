@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ def train_command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
 ) -> None:
     """Train a model."""
     from suffuse.training.recipe_files import dump_recipe, load_recipe
@@ -51,5 +53,11 @@ def train_command(
             progress.show(step, total, text)
 
         done = train(wanted, name, resume=resume, watcher=Watcher(note=note, progress=show))
+    if not done.first:
+        return
+    if as_json:
+        facts = {"folder": str(done.folder), "step": done.step, "seconds": done.seconds, "loss": done.loss}
+        say(json.dumps(facts))
+        return
     say(f"{done.folder}: {done.step} steps, {done.seconds:.0f} s in this session, loss {done.loss:.4f}")
     say(f"next: suffuse sample {done.folder} --n 16   or   suffuse eval {done.folder}")

@@ -1,17 +1,19 @@
 """The cache of decoded pictures: a sealed folder that is mapped into memory, found by content and settings.
 
 `images.npy` (uint8, N x H x W x C), `labels.npy`, `captions.json`, `facts.json` (classes, fingerprint, report) and the
-manifest of `suffuse.base.files`. It appears whole or not at all; of two processes that make the same one, the second
-takes the first's.
+manifest of `suffuse.base.files`. It appears whole or not at all; of two processes that want the same one, the second
+waits and takes the first's.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -70,17 +72,14 @@ def cached(root: Path | None, name: str, key: Mapping[str, object], fill: Callab
     root = root or default_cache()
     words = json.dumps({"format_version": FORMAT_VERSION, **key}, sort_keys=True)
     slug = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:40].strip("-") or "data"
-    folder = root / f"{slug}-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
-    damage = _damage(folder)
-    if damage is None:
-        return _open(folder, name)
-    files.make_folder(root)
-    files.clean_staging(root)
+    # A folder around each cache: what is locked and cleaned is this cache's alone.
+    around = root / f"{slug}-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
+    folder = around / "decoded"
     notes: tuple[str, ...] = ()
-    if folder.exists():
-        files.discard(folder)
-        notes = (f"the cache of decoded pictures was damaged and is made again ({damage})",)
-    _make(folder, name, fill)
+    if _damage(folder) is not None:
+        files.make_folder(around)
+        with _locked(around):
+            notes = _make(folder, name, fill)
     dataset = _open(folder, name)
     return replace(dataset, report=dataset.report.replace(notes=(*dataset.report.notes, *notes)))
 
@@ -96,16 +95,33 @@ def _damage(folder: Path) -> str | None:
     return None
 
 
-def _make(folder: Path, name: str, fill: Callable[[PixelFile], Filled]) -> None:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock: of two processes that want the same cache, the second waits and finds it made."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with files.staged(folder) as staging:
-            with PixelFile(staging / IMAGES) as pixels:
-                filled = fill(pixels)
-            _finish(staging, name, filled)
-    except UsageError:
-        # Another process may have made the same cache in the meantime; its content is this one's.
-        if _damage(folder) is not None:
-            raise
+        with suppress(OSError):  # a file system without locks: both decode, and the second is told that it was late
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _make(folder: Path, name: str, fill: Callable[[PixelFile], Filled]) -> tuple[str, ...]:
+    """Make a cache that is not whole, and say what was wrong with the old one."""
+    damage = _damage(folder)
+    if damage is None:  # made while this process waited for the lock
+        return ()
+    notes: tuple[str, ...] = ()
+    files.clean_staging(folder.parent)
+    if folder.exists():
+        files.discard(folder)
+        notes = (f"the cache of decoded pictures was damaged and is made again ({damage})",)
+    with files.staged(folder) as staging:
+        with PixelFile(staging / IMAGES) as pixels:
+            filled = fill(pixels)
+        _finish(staging, name, filled)
+    return notes
 
 
 def _finish(staging: Path, name: str, filled: Filled) -> None:

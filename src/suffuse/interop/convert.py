@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from suffuse.base.errors import UsageError
+from suffuse.base.part import parse
 from suffuse.interop.diffusers import read_folder, write_folder
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
@@ -29,6 +30,10 @@ def process_of(scheduler: Mapping[str, Any]) -> tuple[PathPart, PredictionPart]:
     Raises:
         UsageError: A schedule or prediction that we do not have.
     """
+    name = scheduler.get("_class_name", "DDPMScheduler")
+    # A saved scheduler of the family always names its schedule; one without has another process (EDM, flow, VE).
+    if scheduler and not {"beta_schedule", "trained_betas"} & scheduler.keys():
+        raise UsageError(f"scheduler {name!r} has no table of betas; only diffusers' DDPM family can be imported")
     config = _DDPM | dict(scheduler)
     schedule, kind = str(config["beta_schedule"]), str(config.get("prediction_type", "epsilon"))
     betas = config.get("trained_betas")
@@ -36,13 +41,13 @@ def process_of(scheduler: Mapping[str, Any]) -> tuple[PathPart, PredictionPart]:
         raise UsageError(f"prediction_type {kind!r} has no counterpart; known are {', '.join(_PREDICTIONS)}")
     zero = bool(config.get("rescale_betas_zero_snr", False))
     if betas is not None:
-        return VP(schedule="betas", betas=tuple(betas), zero_terminal_snr=zero), _PREDICTIONS[kind]
+        return parse(VP, {"schedule": "betas", "betas": betas, "zero_terminal_snr": zero}, name), _PREDICTIONS[kind]
     if schedule not in _SCHEDULES:
         raise UsageError(f"beta_schedule {schedule!r} has no counterpart; known are {', '.join(_SCHEDULES)}")
     limits = {"beta_min": config["beta_start"], "beta_max": config["beta_end"]} if "linear" in schedule else {}
-    steps = int(config["num_train_timesteps"])
+    steps = config["num_train_timesteps"]
     fields = {"schedule": _SCHEDULES[schedule], "steps": steps, "zero_terminal_snr": zero, **limits}
-    return VP.model_validate(fields), _PREDICTIONS[kind]
+    return parse(VP, fields, name), _PREDICTIONS[kind]
 
 
 def scheduler_of(path: PathPart, prediction: PredictionPart) -> dict[str, Any]:  # Any: JSON values
@@ -89,7 +94,11 @@ def to_suffuse(folder: Path, out: Path, *, note: Callable[[str], None] = lambda 
     found = read_folder(folder)
     if found.scheduler is None:
         note("the folder has no scheduler: assuming DDPM's process (1000 linear betas, prediction eps)")
-    path, prediction = process_of(found.scheduler or {})
+    scheduler = found.scheduler or {}
+    path, prediction = process_of(scheduler)
+    for key in ("clip_sample", "thresholding"):
+        if scheduler.get(key):
+            note(f"the scheduler's {key} is left behind: estimates are not clipped here")
     classes = 0 if found.labels is None else len(found.labels) - 1
     config = ModelConfig(
         network=found.network,
@@ -125,6 +134,7 @@ def to_diffusers(
     model = load_model(folder, weights=weights)
     config = model.config
     assert config is not None
+    scheduler = scheduler_of(config.path, config.prediction)
     if not isinstance(config.time, Identity) or config.time.scale_on(config.path) != 1:
         raise UsageError(
             f"time condition {config.time.kind!r} would be lost: a diffusers pipeline tells its network the true "
@@ -133,7 +143,6 @@ def to_diffusers(
     labels = model.state_dict().get("conditioner.table.weight")
     if len(config.shape) != 3:
         raise UsageError(f"samples of shape {config.shape} are not images, and diffusers has no such network")
-    scheduler = scheduler_of(config.path, config.prediction)
     is_unet = config.network.kind == "unet"
     for line in write_folder(
         out,

@@ -14,7 +14,16 @@ from suffuse.base.weights import load_weights, read_safetensors, save_safetensor
 from suffuse.models.config import FORMAT_VERSION, ModelConfig
 from suffuse.models.denoiser import Denoiser
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "ema_file", "load_config", "load_model", "local_folder", "push_folder", "save_model"]
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "ema_file",
+    "load_config",
+    "load_model",
+    "local_folder",
+    "push_folder",
+    "save_model",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -93,10 +102,19 @@ def load_model(name: str | Path, *, weights: str | None = None, revision: str | 
 
 
 def local_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder itself, or a snapshot of the Hub's repository in the user's cache."""
+    """The folder itself, or a snapshot of the Hub's repository in the user's cache.
+
+    A name whose first piece is a folder here means a folder here, never the Hub: `runs/NAME` is a run.
+
+    Raises:
+        UsageError: No such folder or repository.
+        RunError: The Hub cannot be reached.
+    """
     folder = Path(name)
     if folder.is_dir():
         return folder
+    if len(folder.parts) > 1 and folder.parent.is_dir():
+        raise unknown_name("run", str(name), [str(path) for path in folder.parent.iterdir() if path.is_dir()])
     pieces = str(name).split("/")
     if isinstance(name, Path) or len(pieces) != 2 or not all(pieces) or pieces[0] in {".", "..", "~"}:
         raise UsageError(f"{name} is not a folder; give the folder of a run, or owner/name on the Hub")
@@ -109,10 +127,21 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
                 str(name), revision=revision, allow_patterns=["*.json", "*.safetensors", "*.yaml", "README.md"]
             )
         )
+    except LocalEntryNotFoundError as error:  # first: in older versions it is an HTTP error too
+        raise RunError(f"{name} is not a folder here, and {_unreachable(error)}") from error
     except (HFValidationError, HfHubHTTPError) as error:
-        raise UsageError(f"{name} is neither a folder here nor a repository on the Hub ({error})") from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise RunError(f"{name} is not a folder here, and the Hub cannot be reached ({error})") from error
+        raise UsageError(f"{name} is neither a folder here nor a repository on the Hub ({_line(error)})") from error
+    except OSError as error:
+        raise RunError(f"{name} is not a folder here, and {_unreachable(error)}") from error
+
+
+def _unreachable(error: Exception) -> str:
+    return f"the Hub cannot be reached ({_line(error)}); give the folder of a run, or go online"
+
+
+def _line(error: Exception) -> str:
+    """The Hub's messages have paragraphs."""
+    return " ".join(str(error).split())
 
 
 def push_folder(folder: Path, repository: str, *, private: bool = False, message: str = "Upload model") -> str:
@@ -135,5 +164,5 @@ def push_folder(folder: Path, repository: str, *, private: bool = False, message
             repo_id=repository, folder_path=folder, ignore_patterns=list(_NOT_PUSHED), commit_message=message
         )
     except (HfHubHTTPError, OSError) as error:
-        raise RunError(f"could not push {folder} to {repository}: {error}; check your login and network") from error
+        raise RunError(f"could not push {folder} to {repository}: {_line(error)}; check login and network") from error
     return str(commit.commit_url)

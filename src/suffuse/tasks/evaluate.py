@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from suffuse.metrics import Measurement, MemorisationReport
 from suffuse.metrics.ruler import dumps
 from suffuse.tasks.generate import Generated, generate
 from suffuse.tasks.judge import ImageJudge, Judge, ruler_of
+from suffuse.tasks.pictures import save_picture, save_sheet
 from suffuse.tasks.runs import OpenRun
 from suffuse.training.card import add_figures
 from suffuse.training.recipe import SamplingSettings
 
-__all__ = ["Evaluated", "evaluate", "figures_table", "read_evaluation", "save_sheet"]
+__all__ = ["Evaluated", "evaluate", "figures_table", "read_evaluation"]
 
 FOLDER = "evaluation"
+_SHEET = 100  # samples on the sheet
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,19 @@ class Evaluated:
             "format_version": 1,
             "measurements": json.loads(dumps(self.measurements))["measurements"],
             "floor": self.floor,
-            "memorisation": self.memorised.dump() if self.memorised else None,
+            "memorisation": _finite(self.memorised.dump()) if self.memorised else None,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
         }
+
+
+def _finite(value: Any) -> Any:  # Any: JSON values
+    """The same with null for infinity, which JSON does not have: ratios are infinite where the data repeat."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def evaluate(
@@ -87,23 +99,12 @@ def evaluate(
     )
     place = run.folder / FOLDER
     files.make_folder(place)
-    save_sheet(made, place / "samples.png")
+    save_sheet(made.x[:_SHEET] if made.x.ndim == 4 else made.x, place / "samples.png")
     if isinstance(judge, ImageJudge) and found.memorised:
         _save_nearest(made, judge, found.memorised, place / "nearest.png")
     files.write_json(place / "figures.json", found.dump())
     add_figures(run.folder, figures_table(found))
     return found
-
-
-def save_sheet(made: Generated, path: Path, *, most: int = 100) -> None:
-    """A sheet of the first samples; points are drawn as a plot."""
-    if made.x.ndim == 4:
-        side = max(1, min(10, int(len(made.x[:most]) ** 0.5)))
-        contact_sheet(to_uint8(made.x[: min(most, side * side)]), columns=side).save(path)
-        return
-    from suffuse.tasks.plots import scatter
-
-    scatter(made.x, path)
 
 
 def _save_nearest(made: Generated, judge: ImageJudge, report: MemorisationReport, path: Path) -> None:
@@ -113,7 +114,7 @@ def _save_nearest(made: Generated, judge: ImageJudge, report: MemorisationReport
     training = judge.dataset.batch(judge.index[[pair.training for pair in pairs]]).x0
     assert training is not None
     both = torch.stack([generated, training], dim=1).flatten(0, 1)
-    contact_sheet(to_uint8(both), columns=8).save(path)
+    save_picture(contact_sheet(to_uint8(both), columns=8), path)
 
 
 def figures_table(found: Evaluated) -> str:

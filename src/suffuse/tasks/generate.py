@@ -27,12 +27,14 @@ class Generated:
     Attributes:
         x: (n, ...) on the CPU.
         labels: Classes that were asked for, (n,); None for an unconditional model.
+        classes: Names of the model's classes; empty when it knows none.
         nfe: Network evaluations per sample, counted.
         seconds: Wall time.
     """
 
     x: Tensor
     labels: Tensor | None
+    classes: tuple[str, ...]
     nfe: float
     seconds: float
 
@@ -83,6 +85,8 @@ def generate(
     """
     if n < 1:
         raise UsageError(f"n is {n}; ask for at least one sample")
+    if first < 0:
+        raise UsageError(f"first is {first}; samples are numbered from 0")
     cond = labels_for(run, n, label, first)
     began = time.perf_counter()
     parts, rows, done = [], 0.0, 0
@@ -105,4 +109,4 @@ def generate(
         if on_samples is not None:
             on_samples(done)
     labels = cond.values["label"] if cond else None
-    return Generated(torch.cat(parts), labels, rows / n, time.perf_counter() - began)
+    return Generated(torch.cat(parts), labels, run.config.classes, rows / n, time.perf_counter() - began)

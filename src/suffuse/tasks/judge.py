@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,13 +15,12 @@ from torch import Tensor
 
 from suffuse import metrics
 from suffuse.base.errors import UsageError
-from suffuse.base.part import Part
 from suffuse.base.randomness import permutation
-from suffuse.data import Dataset, GaussianMixture, Rings
+from suffuse.data import DataPart, Dataset, DensityPart
 from suffuse.data.cache import default_cache
 from suffuse.metrics import FeatureExtractor, Measurement, MemorisationReport, Moments, Ruler
 from suffuse.tasks.generate import Generated
-from suffuse.tasks.runs import OpenRun
+from suffuse.tasks.runs import OpenRun, named
 from suffuse.training.extractor import TrainedFeatures, train_extractor
 from suffuse.training.recipe import SamplingSettings
 
@@ -35,10 +35,10 @@ def ruler_of(run: OpenRun, settings: SamplingSettings, made: Generated, seed: in
     """What a number about these samples was measured with; the judge fills in its own part."""
     return Ruler(
         weights=run.config.weights,
-        solver=_named(settings.solver),
-        grid=_named(settings.grid),
+        solver=named(settings.solver),
+        grid=named(settings.grid),
         nfe=made.nfe,
-        guidance=_named(settings.guidance),
+        guidance=named(settings.guidance),
         samples=len(made.x),
         data="",
         reference="",
@@ -47,25 +47,16 @@ def ruler_of(run: OpenRun, settings: SamplingSettings, made: Generated, seed: in
     )
 
 
-def _named(part: Part) -> str:
-    """A part in a line: its kind and the fields that are not at their defaults."""
-    fields = {
-        name: value
-        for name, value in part.dump().items()
-        if name != "kind" and value != type(part).model_fields[name].default
-    }
-    inside = ", ".join(f"{name}={value}" for name, value in fields.items())
-    return f"{part.dump()['kind']}({inside})" if inside else str(part.dump()["kind"])
-
-
 class Judge(abc.ABC):
     """Measures samples against reference data.
 
     Attributes:
         headline: Name of the distance that comparisons are drawn by; lower is better.
         floor: What fresh real data of the same kind would score on it; None when unknown.
+        least: Samples without which a measure has no value.
     """
 
+    least: ClassVar[int]
     headline: str
     floor: float | None
 
@@ -93,6 +84,8 @@ class ImageJudge(Judge):
         extractor: The feature space.
         count: At most so many reference images, chosen by a fixed seed.
     """
+
+    least: ClassVar[int] = 6  # density and coverage look at the fifth neighbour
 
     def __init__(self, dataset: Dataset, extractor: FeatureExtractor, count: int) -> None:
         self.dataset, self.extractor = dataset, extractor
@@ -133,7 +126,7 @@ class ImageJudge(Judge):
     def measure(self, made: Generated, ruler: Ruler) -> tuple[Measurement, ...]:
         """Frechet and kernel distance, precision, recall, density, coverage, and labels right."""
         ruler, features = self._ruler(ruler), self._features(made)
-        size = min(1000, len(features), len(self.real))
+        size = min(1000, min(len(features), len(self.real)) // 2)
         kernel = metrics.kernel_distance(features, self.real, seed=0, size=size, subsets=20)
         few, real = features[:_NEIGHBOURS], self.real[:_NEIGHBOURS]
         manifold = metrics.precision_recall(real, few)
@@ -147,9 +140,11 @@ class ImageJudge(Judge):
         }
         rows = [self._frechet(features, ruler)]
         rows += [Measurement(name=name, value=value, ruler=ruler) for name, value in named.items()]
-        if made.labels is not None and isinstance(self.extractor, TrainedFeatures):
+        # A network that reads other classes, or none, cannot say whether a label is right.
+        asked = made.labels if made.classes == self.dataset.classes else None
+        if asked is not None and isinstance(self.extractor, TrainedFeatures) and self.extractor.task == "classes":
             told = torch.cat([self.extractor.labels(part) for part in torch.split(made.x, _BATCH)])
-            right = (told == made.labels).float().mean().item()
+            right = (told == asked).float().mean().item()
             rows.append(Measurement(name="labels_right", value=right, ruler=ruler))
         return tuple(rows)
 
@@ -168,7 +163,9 @@ class PointJudge(Judge):
         count: At most so many reference points.
     """
 
-    def __init__(self, dataset: Dataset, density: GaussianMixture | Rings, count: int) -> None:
+    least: ClassVar[int] = 5  # the divergence looks at the fourth neighbour
+
+    def __init__(self, dataset: Dataset, density: DensityPart, count: int) -> None:
         self.density, self.headline = density, "wasserstein"
         n = min(count, 2000)
         self.real = density.sample(n, seed=7).double()
@@ -202,7 +199,8 @@ class PointJudge(Judge):
 def judge_of(
     run: OpenRun,
     *,
-    dataset: Dataset | None = None,
+    samples: int,
+    source: DataPart | None = None,
     cache: Path | None = None,
     count: int = 10_000,
     note: Callable[[str], None] = lambda text: None,
@@ -211,25 +209,31 @@ def judge_of(
 
     Args:
         run: Whose data are the reference.
-        dataset: Other reference data; the run's own when None.
+        samples: How many will be judged at a time.
+        source: Other reference data; the run's own when None.
         cache: Where features are kept; the user's cache when None.
         count: Reference samples at most.
         note: Told what is going on.
 
     Raises:
-        UsageError: The run has no data of its own and none are given, or they have another shape.
+        UsageError: The run has no data of its own and none are given, they have another shape, or there are too few
+            of them or of the samples; found before features are trained.
     """
-    source = run.recipe.data if run.recipe else None
-    if dataset is None:
-        if source is None:
-            raise UsageError(f"{run.folder} does not say what it was trained on; give --data")
-        dataset = source.load()
+    source = source or (run.recipe.data if run.recipe else None)
+    if source is None:
+        raise UsageError(f"{run.folder} does not say what it was trained on; give --data")
+    least = PointJudge.least if isinstance(source, DensityPart) else ImageJudge.least
+    if samples < least:
+        raise UsageError(f"n is {samples}, too few to be judged; ask for at least {least}, better a thousand")
+    dataset = source.load()
     if dataset.shape != run.config.shape:
         raise UsageError(
             f"the model makes samples of {run.config.shape}, but the data have {dataset.shape}; give others"
         )
-    if isinstance(source, GaussianMixture | Rings):
+    if isinstance(source, DensityPart):
         return PointJudge(dataset, source, count)
+    if len(dataset) < least:
+        raise UsageError(f"data {dataset.name!r} has {len(dataset)} images, too few to judge by; give at least {least}")
     note("features: a small network trained on the same data, kept in the cache")
     extractor = train_extractor(dataset, cache=cache or default_cache())
     if extractor.note:

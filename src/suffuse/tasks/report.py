@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from suffuse.base import files
+from suffuse.tasks.compare import Compared, read_comparison, ruler_words
 from suffuse.tasks.evaluate import FOLDER, read_evaluation
 from suffuse.tasks.plots import loss_curve
 from suffuse.training.metrics_log import read_metrics
@@ -36,9 +37,9 @@ def write_report(folder: Path) -> Path:
     parts += _samples(folder)
     if found:
         parts += _figures(found)
-    comparison = folder / "comparison.json"
-    if comparison.is_file():
-        parts += _comparison(files.read_json(comparison), folder)
+    compared = read_comparison(folder)
+    if compared:
+        parts += _comparison(compared, folder)
     if found and found.get("memorisation"):
         parts += _memorisation(found["memorisation"], folder)
     if rows:
@@ -86,25 +87,29 @@ def _figures(found: dict[str, Any]) -> list[str]:  # Any: JSON values
     return ["<h2>Figures</h2>", _table(("measure", "value"), rows), f"<p class='ruler'>Ruler: {html.escape(told)}</p>"]
 
 
-def _comparison(found: dict[str, Any], folder: Path) -> list[str]:  # Any: JSON values
+def _comparison(found: Compared, folder: Path) -> list[str]:
     rows: list[tuple[object, ...]] = [
-        (p["name"], f"{p['nfe']:g}", f"{p['seconds']:.2f}", f"{p['quality']['value']:.4g}") for p in found["points"]
+        (p.name, f"{p.nfe:g}", f"{p.seconds:.2f}", f"{p.quality.value:.4g}") for p in found.points
     ]
+    if found.floor is not None:
+        rows.append(("two halves of the real data", "", "", f"{found.floor:.4g}"))
     return [
         "<h2>Quality against cost</h2>",
         _picture(folder / "comparison.png", "distance against evaluations and seconds", "plot"),
-        _table(("run and solver", "NFE", "seconds", found["headline"]), rows),
+        _table(("run and solver", "NFE", "seconds", found.headline), rows),
+        *(f"<p class='ruler'>{html.escape(words)}</p>" for words in ruler_words(found)),
     ]
 
 
 def _memorisation(report: dict[str, Any], folder: Path) -> list[str]:  # Any: JSON values
+    ratio = report["median_ratio"]
     rows: list[tuple[object, ...]] = [
         (
             f"samples as near to a training image as the nearest {report['quantile']:.0%} of real ones",
             f"{report['share']:.1%}",
         ),
         ("exact copies", report["copies"]),
-        ("median distance over that of real data", f"{report['median_ratio']:.2f}"),
+        ("median distance over that of real data", "infinite: the data repeat" if ratio is None else f"{ratio:.2f}"),
     ]
     return [
         "<h2>Memorisation</h2>",

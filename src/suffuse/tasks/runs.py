@@ -11,8 +11,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from suffuse.base.errors import UsageError
-from suffuse.base.part import explain
-from suffuse.data import Data, DataPart, Dataset, data_from
+from suffuse.base.part import Part, explain
+from suffuse.data import Data, DataPart, data_from
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_model, local_folder
@@ -22,7 +22,9 @@ from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE
 from suffuse.training.world import choose_device
 
-__all__ = ["OpenRun", "Wanted", "open_run", "other_data", "settle"]
+__all__ = ["OpenRun", "Wanted", "named", "open_run", "other_data", "settle"]
+
+_CHANNELS = {1: "grey", 3: "rgb", 4: "rgba"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,15 @@ def _part(kind: Any, value: Any, what: str) -> Any:  # Any: a joint's annotated 
         raise explain(error, what) from None
 
 
+def named(part: Part) -> str:
+    """A part in a line: its kind and the fields that are not at their defaults."""
+    plain = part.dump()
+    kind = plain.pop("kind")
+    fields = {name: value for name, value in plain.items() if value != type(part).model_fields[name].default}
+    inside = ", ".join(f"{name}={value}" for name, value in fields.items())
+    return f"{kind}({inside})" if inside else str(kind)
+
+
 def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
     """The run's sampling settings with the user's wishes laid over them.
 
@@ -107,11 +118,11 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
         UsageError: A wish that cannot be met: unknown part, too few evaluations, guidance without conditions.
     """
     base = run.sampling
-    solver = base.solver if wanted.solver is None else _part(Solver, wanted.solver, "solver")
+    solver = base.solver if wanted.solver is None else _part(Solver, wanted.solver, "sampling")
     grid = base.grid
     if wanted.grid is not None:
         fields = {"kind": wanted.grid} if isinstance(wanted.grid, str) else dict(wanted.grid)
-        grid = _part(Grid, {"steps": grid.steps, **fields} if fields.get("kind") != "list" else fields, "grid")
+        grid = _part(Grid, {"steps": grid.steps, **fields} if fields.get("kind") != "list" else fields, "sampling")
     guidance = base.guidance
     if wanted.cfg is not None:
         if not run.model.conditioner.reads:
@@ -132,16 +143,21 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
     return settings
 
 
-def other_data(run: OpenRun, name: str | None) -> Dataset | None:
+def other_data(run: OpenRun, name: str | None) -> DataPart | None:
     """Reference data of a name, path or archive, at the run's size and channels; None for the run's own.
 
     Raises:
-        UsageError: No such data.
+        UsageError: No such data, or they cannot be made the size of the run's samples.
     """
     if name is None:
         return None
-    fields: dict[str, Any] = dict(data_from(name))  # Any: fields of a part
-    if fields["kind"] == "images":
-        fields |= {"size": run.config.shape[-1], "channels": {1: "grey", 3: "rgb", 4: "rgba"}[run.config.shape[0]]}
-    source: DataPart = _part(Data, fields, "data")
-    return source.load()
+    plain = data_from(name)
+    source: DataPart = _part(Data, plain, "reference")
+    shape, fields = run.config.shape, type(source).model_fields
+    if "size" not in fields:
+        return source
+    if len(shape) != 3 or shape[0] not in _CHANNELS:
+        raise UsageError(f"the model makes samples of {shape}, but data {name!r} are images; give others")
+    changes = {"size": shape[-1], "channels": _CHANNELS[shape[0]]}
+    wanted: DataPart = _part(Data, {**plain, **{key: changes[key] for key in changes if key in fields}}, "reference")
+    return wanted

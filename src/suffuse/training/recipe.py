@@ -31,7 +31,7 @@ class OptimiserSettings(Part):
         eps: Added to the root of the second moment.
         weight_decay: Decoupled; 0 is Adam.
         warmup: Steps over which the rate rises linearly from 0.
-        decay: How it falls to 0 at the last step, from `decay_from` on.
+        decay: How it falls from `decay_from` on; it would reach 0 one step after the last.
         decay_from: Share of the run after which it falls.
         clip: Largest norm of the gradient; None for no clipping.
     """

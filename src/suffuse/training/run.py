@@ -18,6 +18,7 @@ import suffuse
 from suffuse.base import files
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import RunError, UsageError
+from suffuse.base.hardware import processor
 from suffuse.data import Dataset, Loader, contact_sheet, to_uint8
 from suffuse.models.conditioner import ClassLabel
 from suffuse.models.denoiser import Denoiser
@@ -50,12 +51,14 @@ class Finished:
         step: Steps taken.
         seconds: Wall time of this session.
         loss: Mean loss of the last report.
+        first: Whether this process is the one that talks.
     """
 
     folder: Path
     step: int
     seconds: float
     loss: float
+    first: bool = True
 
 
 @dataclass
@@ -119,8 +122,8 @@ def _check_share(settings: TrainingSettings, world: World) -> None:
     parts = world.size * settings.accumulate
     if settings.batch % parts:
         raise UsageError(
-            f"training.batch is {settings.batch}, which {world.size} processes with accumulate {settings.accumulate} "
-            f"cannot share evenly; use a multiple of {parts}"
+            f"training.batch is {settings.batch}, which cannot be shared evenly (processes: {world.size}, accumulate: "
+            f"{settings.accumulate}); use a multiple of {parts}"
         )
 
 
@@ -220,7 +223,8 @@ class _Session:
         finally:
             if log is not None:
                 log.close()
-        return Finished(self.folder, self.trainer.step, time.perf_counter() - began, self.meter.loss)
+        seconds = time.perf_counter() - began
+        return Finished(self.folder, self.trainer.step, seconds, self.meter.loss, self.world.first)
 
     def _open_log(self) -> MetricsLog | None:
         if not self.world.first:
@@ -373,7 +377,7 @@ class _Wait:
 
 def _environment(world: World) -> dict[str, object]:
     """Versions and hardware, so that a figure can be understood later."""
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor()
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else processor()
     return {
         "format_version": 1,
         "suffuse": suffuse.__version__,
@@ -381,7 +385,7 @@ def _environment(world: World) -> dict[str, object]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": world.device.type,
-        "device_name": name or platform.machine(),
+        "device_name": name,
         "processes": world.size,
         "threads": torch.get_num_threads(),
     }

@@ -132,6 +132,7 @@ class Trainer:
         for name, p in self.named.items():
             if not bool(p.detach().isfinite().all()):
                 return f"weight {name} is the first that is not finite"
+        for name, p in self.named.items():  # a bad weight spoils the gradients before it
             if p.grad is not None and not bool(p.grad.isfinite().all()):
                 return f"the gradient of {name} is the first that is not finite; lower optimiser.lr or check the data"
         return "all weights and gradients are finite, so the loss itself overflowed"

@@ -56,7 +56,7 @@ class CFG(GuidancePart):
             if self.scale == 1.0:
                 return denoise(x, t, cond, call)
             if not cond:
-                raise UsageError(f"guidance 'cfg' with scale {self.scale:g} needs conditions; give them, or use scale 1")
+                raise UsageError(f"cfg with scale {self.scale:g} needs conditions; give them, or use scale 1")
             lam = float(path.level(t).half_log_snr)
             if not self.above < math.exp(-lam) <= self.up_to:
                 return denoise(x, t, cond, call)

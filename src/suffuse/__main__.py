@@ -1,0 +1,5 @@
+"""`python -m suffuse`: what torchrun starts."""
+
+from suffuse.cli import main
+
+main()
