@@ -30,6 +30,9 @@ class Paper:
 
 
 PAPERS: dict[str, Paper] = {
+    "alpaydin1998optdigits": Paper(
+        "Alpaydin, Kaynak", "Optical Recognition of Handwritten Digits", 1998, "UCI Machine Learning Repository"
+    ),
     "binkowski2018kid": Paper("Bińkowski et al.", "Demystifying MMD GANs", 2018, "arXiv 1801.01401"),
     "bonneel2015sliced": Paper(
         "Bonneel et al.", "Sliced and Radon Wasserstein Barycenters of Measures", 2015, "J. Math. Imaging and Vision 51"
@@ -124,6 +127,9 @@ PAPERS: dict[str, Paper] = {
     ),
     "salimans2022progressive": Paper(
         "Salimans, Ho", "Progressive Distillation for Fast Sampling of Diffusion Models", 2022, "arXiv 2202.00512"
+    ),
+    "shao1989jackknife": Paper(
+        "Shao, Wu", "A General Theory for Jackknife Variance Estimation", 1989, "Annals of Statistics 17"
     ),
     "song2021ddim": Paper("Song, Meng, Ermon", "Denoising Diffusion Implicit Models", 2021, "arXiv 2010.02502"),
     "song2021sde": Paper(

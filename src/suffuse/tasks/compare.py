@@ -145,7 +145,7 @@ def comparison_table(found: Compared) -> str:
     rows = [f"| run and solver | NFE | seconds | {found.headline} |", "|---|---|---|---|"]
     rows += [f"| {p.name} | {p.nfe:g} | {p.seconds:.2f} | {p.quality.value:.4g} |" for p in found.points]
     if found.floor is not None:
-        rows.append(f"| two halves of the real data | | | {found.floor:.4g} |")
+        rows.append(f"| two halves of the real data, half the count | | | {found.floor:.4g} |")
     for words in ruler_words(found):
         rows += ["", words]
     return "\n".join(rows)

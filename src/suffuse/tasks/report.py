@@ -80,7 +80,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 def _figures(found: dict[str, Any]) -> list[str]:  # Any: JSON values
     rows: list[tuple[object, ...]] = [(item["name"], f"{item['value']:.4g}") for item in found["measurements"]]
     if found["floor"] is not None:
-        rows.append((f"{found['measurements'][0]['name']}, two halves of the real data", f"{found['floor']:.4g}"))
+        rows.append((f"{found['measurements'][0]['name']}, two halves of the real data, half the count", f"{found['floor']:.4g}"))
     ruler = found["measurements"][0]["ruler"]
     versions = ruler.pop("versions")
     told = ", ".join(f"{key} {value}" for key, value in (ruler | versions).items() if value is not None)
@@ -92,7 +92,7 @@ def _comparison(found: Compared, folder: Path) -> list[str]:
         (p.name, f"{p.nfe:g}", f"{p.seconds:.2f}", f"{p.quality.value:.4g}") for p in found.points
     ]
     if found.floor is not None:
-        rows.append(("two halves of the real data", "", "", f"{found.floor:.4g}"))
+        rows.append(("two halves of the real data, half the count", "", "", f"{found.floor:.4g}"))
     return [
         "<h2>Quality against cost</h2>",
         _picture(folder / "comparison.png", "distance against evaluations and seconds", "plot"),

@@ -166,7 +166,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """YAML of a whole recipe, which reads back as an equal one."""
 
-    def plain(value: Any) -> Any:  # Any: JSON values
+    def plain(value: Any) -> Any:  # Any: YAML values
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -139,7 +139,10 @@ def _locked(folder: Path, world: World) -> RunLock | _Unlocked:
 
 
 def _claim(folder: Path, resume: bool) -> None:
-    """Make the run's folder, or see that it is a run when resuming."""
+    """Make the run's folder, or see that it is a run when resuming; a killed writer's leftovers are removed."""
+    for place in (folder, folder / "ema", folder / "samples"):
+        if place.is_dir():
+            files.clean_staging(place)
     if resume:
         if not (folder / RECIPE_FILE).is_file():
             raise UsageError(f"there is no run to resume in {folder}; leave --resume out, or correct out=")
