@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import rich.style  # noqa: F401  (its import draws once from Python's global generator)
 import torch
 
 # Tests run on small tensors: with two threads their barriers made the tests of `process` 14 times slower on a busy

@@ -31,16 +31,15 @@ def suffuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """`suffuse` as a function, in this process and with a cache of its own; a bug's traceback comes through."""
 
     def call(*words: object) -> Said:
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            pytest.MonkeyPatch.context() as patched,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as left,
-        ):
+        out, err, code = io.StringIO(), io.StringIO(), None
+        with pytest.MonkeyPatch.context() as patched:
             patched.setattr(sys, "argv", ["suffuse", *map(str, words)])
-            main()
-        return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    main()
+                except SystemExit as left:
+                    code = left.code
+        return Said(int(code or 0), out.getvalue(), err.getvalue())
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -69,7 +68,9 @@ def _trained(suffuse: Command, out: Path, *overrides: str) -> Path:
 def labelled(suffuse: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class-conditional run on a table of betas, with two averages."""
     out = tmp_path_factory.mktemp("runs") / "labelled"
-    return _trained(suffuse, out, "prediction=v", "training.ema=[100, 1000]", "sampling.grid.steps=3")
+    return _trained(
+        suffuse, out, "prediction=v", "training.ema=[10, 1000]", "training.ema_ramp=1", "sampling.grid.steps=3"
+    )
 
 
 @pytest.fixture(scope="session")

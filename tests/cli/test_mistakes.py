@@ -1,4 +1,4 @@
-"""Exit codes: 2 and one line for a user's mistake, 1 for broken files, 130 and 143 for signals, a traceback for a bug."""
+"""Exit codes: 2 and one line for a mistake, 1 for broken files, 130 and 143 for signals; a bug keeps its traceback."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_mistakes_in_training(
         (["--grid", "karas"], ["grid 'karas'", "did you mean 'karras'?"]),
         (["--grid", "{kind: karras, sigma_max: 1.0e+4}"], ["leaves the path 'vp'", "sigma_max"]),
         (["--label", "0O"], ["class '0O'", "there are: 0, 1"]),
-        (["--weights", "ema_10"], ["average 'ema_10'", "did you mean 'ema_10", "ema_1000"]),
+        (["--weights", "emma_10"], ["average 'emma_10'", "did you mean 'ema_10'?", "ema_1000"]),
         (["--device", "cuda:9"], ["device 'cuda:9'", "cpu"]),
         (["--device", "gpu"], ["device 'gpu'", "cpu"]),
     ],

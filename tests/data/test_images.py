@@ -15,6 +15,7 @@ from PIL import Image
 
 from suffuse.base.errors import UsageError
 from suffuse.data import Images, ZipLimits
+from suffuse.data.sources import open_source
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -223,6 +224,15 @@ def test_links_are_not_followed(tmp_path, load):
     data = load(root)
     assert len(data) == 1
     assert data.report.skipped["link, not followed"].first == ("file.png", "folder", "loop")
+
+
+def test_a_file_that_becomes_a_link_after_the_listing_is_not_read(tmp_path):
+    root = tree(tmp_path / "data", many(1))
+    with open_source(root, ZipLimits()) as source:
+        (root / "000.png").rename(tmp_path / "elsewhere.png")
+        (root / "000.png").symlink_to(tmp_path / "elsewhere.png")
+        with pytest.raises(OSError, match="symbolic link"):
+            source.read(0)
 
 
 def test_special_files_are_not_opened(tmp_path, load):

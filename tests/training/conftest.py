@@ -41,6 +41,12 @@ PICTURES: dict[str, Any] = {
 CLOCKS = {"images_per_second", "data_wait"}
 
 
+@pytest.fixture(scope="session")
+def tiny_tree() -> dict[str, Any]:
+    """The tiny recipe as plain data."""
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Recipe]:
     """tiny("name", steps=..., pictures=True, ...) -> a recipe whose run is tmp_path/name; more keys are settings."""

@@ -149,6 +149,19 @@ def test_a_kill_between_checkpoint_and_model_loses_nothing(
     assert remains(resumed(recipe)[0].folder) == remains(straight)
 
 
+def test_what_a_killed_writer_left_is_removed_and_keeps_nobody_out(tiny: Make) -> None:
+    """Killed before its first file was whole, a run leaves a lock and a staged file: that is no work to be lost."""
+    recipe = tiny()
+    folder = Path(recipe.out or "")
+    folder.mkdir()
+    for leftover in (".lock", ".staging-recipe.yaml-123-0123abcd"):
+        (folder / leftover).write_text("tor")
+    assert train(recipe, "name").step == 8
+    (folder / "ema" / ".staging-ema_1000.safetensors-123-0123abcd").write_text("tor")
+    resumed(recipe)
+    assert not list(folder.rglob(".staging-*"))
+
+
 # What cannot be resumed
 
 

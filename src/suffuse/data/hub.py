@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.data.ingest import Listing, PicturesPart
@@ -38,6 +38,11 @@ class HubImages(PicturesPart):
     image: str | None = None
     label: str | None = None
     caption: str | None = None
+
+    def anchored(self) -> Self:
+        """The same data set; a folder by its absolute path, a name on the hub as it is."""
+        folder = Path(self.path).expanduser()
+        return self.replace(path=str(folder.absolute())) if folder.is_dir() else self
 
     @contextmanager
     def _listing(self) -> Iterator[Listing]:

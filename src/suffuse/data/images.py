@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from suffuse.data.ingest import Listing, PicturesPart
 from suffuse.data.layout import Labels, read_layout
@@ -31,6 +31,10 @@ class Images(PicturesPart):
     label_key: str = "label"
     caption_key: str | None = None
     zip_limits: ZipLimits = ZipLimits()
+
+    def anchored(self) -> Self:
+        """The same pictures by their absolute path."""
+        return self.replace(path=self.path.expanduser().absolute())
 
     @contextmanager
     def _listing(self) -> Iterator[Listing]:

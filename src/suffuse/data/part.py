@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from pathlib import Path
+from typing import Self
 
 from suffuse.base.part import Part
 from suffuse.data.dataset import Dataset
@@ -15,6 +16,10 @@ class DataPart(Part, abc.ABC):
     """A source of training data. `kind` names it in recipes and on the command line."""
 
     kind: str
+
+    def anchored(self) -> Self:
+        """The same source, found from any working directory: relative paths are made absolute."""
+        return self
 
     @abc.abstractmethod
     def load(self, cache: Path | None = None) -> Dataset:

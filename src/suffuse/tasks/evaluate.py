@@ -122,7 +122,8 @@ def figures_table(found: Evaluated) -> str:
     rows = ["| measure | value |", "|---|---|"]
     rows += [f"| {item.name} | {item.value:.4g} |" for item in found.measurements]
     if found.floor is not None:
-        rows.append(f"| {found.measurements[0].name}, two halves of the real data, half the count | {found.floor:.4g} |")
+        name = found.measurements[0].name
+        rows.append(f"| {name}, two halves of the real data, half the count | {found.floor:.4g} |")
     ruler = found.measurements[0].ruler
     rows += [
         "",

@@ -80,7 +80,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 def _figures(found: dict[str, Any]) -> list[str]:  # Any: JSON values
     rows: list[tuple[object, ...]] = [(item["name"], f"{item['value']:.4g}") for item in found["measurements"]]
     if found["floor"] is not None:
-        rows.append((f"{found['measurements'][0]['name']}, two halves of the real data, half the count", f"{found['floor']:.4g}"))
+        name = found["measurements"][0]["name"]
+        rows.append((f"{name}, two halves of the real data, half the count", f"{found['floor']:.4g}"))
     ruler = found["measurements"][0]["ruler"]
     versions = ruler.pop("versions")
     told = ", ".join(f"{key} {value}" for key, value in (ruler | versions).items() if value is not None)

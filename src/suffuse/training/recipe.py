@@ -187,7 +187,8 @@ class Recipe(Part):
             sigma_data=self.sigma_data,
             classes=dataset.classes if isinstance(conditioner, ClassLabel) else (),
         )
-        return Resolved(self.replace(network=network, conditioner=conditioner), model, tuple(notes))
+        chosen = self.replace(data=self.data.anchored(), network=network, conditioner=conditioner)
+        return Resolved(chosen, model, tuple(notes))
 
     def _conditioner(self, dataset: Dataset) -> tuple[ConditionerConfig, list[str]]:
         labelled = dataset.labels is not None and len(dataset.classes) > 1

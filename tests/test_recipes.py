@@ -1,0 +1,104 @@
+"""Every recipe of the package: it can be read, its parts go together, its network is built, and it says how to run."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from suffuse.base.techniques import TECHNIQUES
+from suffuse.data import Dataset
+from suffuse.models.conditioner import ClassLabel
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_files import dump_recipe, list_recipes, load_recipe, read_recipe_file
+from suffuse.training.run import check_recipe
+
+every_recipe = pytest.mark.parametrize("name", list_recipes())
+
+
+def made_data(recipe: Recipe) -> Dataset:
+    """Black pictures in the shape of the recipe's data, with ten classes."""
+    fields = recipe.data.dump()
+    channels = 1 if recipe.data.kind == "digits" or fields.get("channels") == "grey" else 3
+    pixels = np.zeros((10, fields["size"], fields["size"], channels), np.uint8)
+    return Dataset.of("made", pixels, labels=np.arange(10), classes=[str(number) for number in range(10)])
+
+
+@every_recipe
+def test_its_parts_go_together(name: str) -> None:
+    check_recipe(load_recipe(name))
+
+
+@every_recipe
+def test_its_network_is_built_and_maps_samples_to_samples(name: str) -> None:
+    """Without memory for the weights: shapes are checked where no value is."""
+    recipe = load_recipe(name)
+    data = made_data(recipe)
+    config = recipe.resolve(data).model
+    cond = data.batch(torch.arange(2)).cond.to("meta")
+    with torch.device("meta"):
+        network = config.network.build(config.shape)
+        embedded = config.conditioner.build(network.cond_width)(cond, 2)
+        output = network(torch.zeros(2, *data.shape), torch.zeros(2), embedded)
+    assert output.value.shape == (2, *data.shape)
+
+
+@every_recipe
+def test_it_reads_back_as_an_equal_one_before_and_after_the_data(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    for kind in (recipe, recipe.resolve(made_data(recipe)).recipe):
+        file = tmp_path / "again.yaml"
+        file.write_text(dump_recipe(kind))
+        assert load_recipe(str(file)) == kind
+
+
+@every_recipe
+def test_it_opens_with_its_command(name: str) -> None:
+    text = files("suffuse.recipes").joinpath(f"{name}.yaml").read_text()
+    first = text.splitlines()[0]
+    assert re.match(rf"# suffuse train {name}( |$)", first), first
+    assert text.splitlines()[1].startswith("# "), "the second line says what it is, and on what"
+    assert load_recipe(name).about
+
+
+@every_recipe
+def test_its_technique_knows_it(name: str) -> None:
+    technique = load_recipe(name).technique
+    holders = [key for key, entry in TECHNIQUES.items() if name in entry.recipes]
+    assert holders == ([technique] if technique else [])
+
+
+@every_recipe
+def test_short_overrides_are_taken(name: str) -> None:
+    recipe = load_recipe(name, ["steps=3", "batch=2", "seed=1", "device=cpu", "precision=bfloat16", "size=16"])
+    assert (recipe.training.steps, recipe.training.batch, recipe.training.seed) == (3, 2, 1)
+    assert recipe.data.dump()["size"] == 16
+    check_recipe(recipe)
+
+
+def test_a_recipe_with_a_base_changes_a_few_lines_of_it() -> None:
+    for name in list_recipes():
+        text = files("suffuse.recipes").joinpath(f"{name}.yaml").read_text()
+        base = re.search(r"^base: (\S+)$", text, re.MULTILINE)
+        if base is None:
+            continue
+        mine, theirs = read_recipe_file(name), read_recipe_file(base[1])
+        changed = {key for key in mine if mine[key] != theirs.get(key)} - {"about", "technique"}
+        assert changed, f"{name} is {base[1]} under another name"
+        assert len(changed) <= 3, f"{name} shares little with {base[1]}"
+
+
+@pytest.mark.parametrize("pair", [("digits-etsdm", "digits-ddpm"), ("cifar10-etsdm", "cifar10-ddpm")])
+def test_etsdm_and_its_baseline_differ_in_what_the_network_is_told_alone(pair: tuple[str, str]) -> None:
+    ours, baseline = (load_recipe(name) for name in pair)
+    assert ours.time.kind == "shared"
+    assert ours.replace(time=baseline.time, about=baseline.about, technique="") == baseline
+
+
+def test_conditional_recipes_learn_all_classes_of_the_data() -> None:
+    recipe = load_recipe("digits-ddpm")
+    assert recipe.resolve(made_data(recipe)).model.conditioner == ClassLabel(classes=10)

@@ -1,0 +1,104 @@
+"""Recipes as parts: what the data decide, and values that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from suffuse.base.errors import UsageError
+from suffuse.data import Dataset
+from suffuse.models.conditioner import ClassLabel, NoCondition
+from suffuse.networks import UNet, count_parameters
+from suffuse.training.recipe import Recipe
+
+Make = Callable[..., Recipe]
+
+
+def pictures(side: int = 8, channels: int = 1, classes: int = 3) -> Dataset:
+    labels = np.arange(6) % classes if classes else None
+    names = [f"class {number}" for number in range(classes)]
+    return Dataset.of("made", np.zeros((6, side, side, channels), np.uint8), labels=labels, classes=names)
+
+
+AUTO = {"network": "auto", "conditioner": "auto"}
+
+
+def test_auto_is_decided_by_the_data_and_said(tiny: Make) -> None:
+    resolved = tiny(tree=AUTO).resolve(pictures(side=32, channels=3))
+    network, conditioner = resolved.recipe.network, resolved.recipe.conditioner
+    assert network == UNet.for_data((3, 32, 32)) == resolved.model.network
+    assert conditioner == ClassLabel(classes=3) == resolved.model.conditioner
+    assert resolved.model.classes == ("class 0", "class 1", "class 2")
+    assert resolved.model.shape == (3, 32, 32)
+    assert [note.partition(":")[0] for note in resolved.notes[:2]] == ["network", "conditioner"]
+    assert (
+        resolved.notes[2] == f"{count_parameters(UNet.for_data((3, 32, 32)), (3, 32, 32)):,} parameters in the network"
+    )
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_without_classes_the_model_is_unconditional(tiny: Make, classes: int) -> None:
+    resolved = tiny(tree=AUTO).resolve(pictures(classes=classes))
+    assert resolved.model.conditioner == NoCondition()
+    assert resolved.model.classes == ()
+    assert "conditioner: none, because the data have no labels" in resolved.notes
+
+
+def test_what_was_chosen_is_kept(tiny: Make) -> None:
+    recipe = tiny(tree={"conditioner": "none"})
+    resolved = recipe.resolve(recipe.data.load())
+    assert resolved.recipe == recipe
+    assert (resolved.model.network, resolved.model.path) == (recipe.network, recipe.path)
+    assert resolved.model.classes == ()
+
+
+def test_labels_that_the_data_lack_are_refused(tiny: Make) -> None:
+    recipe = tiny(tree={"network": "auto", "conditioner": {"kind": "class_label", "classes": 3}})
+    with pytest.raises(UsageError, match="conditioner 'class_label' needs labels, but the data have none; use condit"):
+        recipe.resolve(pictures(classes=0))
+
+
+def test_another_number_of_classes_is_refused(tiny: Make) -> None:
+    recipe = tiny(tree={"network": "auto", "conditioner": {"kind": "class_label", "classes": 10}})
+    with pytest.raises(
+        UsageError, match=r"conditioner.classes is 10, but the data have 3 classes; correct it, or leave"
+    ):
+        recipe.resolve(pictures(classes=3))
+
+
+def test_a_network_of_another_kind_of_data_is_refused(tiny: Make) -> None:
+    with pytest.raises(UsageError, match=r"an MLP needs data of shape \(D,\), not \(1, 8, 8\)"):
+        tiny().resolve(pictures())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"steps": 0}}, r"training.steps: .* greater than or equal to 1 \(got 0\)"),
+        ({"training": {"batch": -8}}, r"training.batch: .* greater than or equal to 1 \(got -8\)"),
+        ({"training": {"accumulate": 0}}, r"training.accumulate: .*\(got 0\)"),
+        ({"training": {"ema": []}}, "training.ema: .* at least 1 item"),
+        ({"training": {"ema": [5.0, 5.0]}}, r"ema \(5.0, 5.0\) must be different half-lives above 0, in images"),
+        ({"training": {"ema": [-1.0]}}, r"ema \(-1.0,\) must be different half-lives above 0"),
+        ({"training": {"precision": "float16"}}, r"training.precision: .*'float32' or 'bfloat16' \(got 'float16'\)"),
+        ({"training": {"stesp": 3}}, "no key 'training.stesp'; did you mean 'steps'"),
+        ({"optimiser": {"lr": 0}}, r"optimiser.lr: .* greater than 0 \(got 0\)"),
+        ({"optimiser": {"clip": 0}}, r"optimiser.clip: .* greater than 0 \(got 0\)"),
+        ({"optimiser": {"decay": "step"}}, r"optimiser.decay: .*'none', 'linear' or 'cosine' \(got 'step'\)"),
+        ({"optimiser": {"decay_from": 1.0}}, r"optimiser.decay_from: .* less than 1 \(got 1.0\)"),
+        ({"evaluation": {"samples": 1}}, r"evaluation.samples: .*\(got 1\)"),
+        ({"objective": {"condition_dropout": 1.5}}, r"condition_dropout: .* less than or equal to 1 \(got 1.5\)"),
+        ({"path": {"kind": "pv"}}, "path: path 'pv' does not exist; did you mean 'vp'"),
+        ({"sampling": {"solver": {"kind": "dpmp"}}}, "solver 'dpmp' does not exist; did you mean 'dpmpp'"),
+        ({"network": {"widht": 8}}, "network 'mlp' has no key 'widht'; did you mean 'width'"),
+        ({"sigma_data": -0.5}, r"sigma_data: .*\(got -0.5\)"),
+        ({"networks": "unet"}, "no key 'networks'; did you mean 'network'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_that_cannot_be_is_named_with_what_can(tiny: Make, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tiny(tree=changes)

@@ -1,0 +1,183 @@
+"""Two processes on gloo: equal gradients, one process's training, one writer, and one stop for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from suffuse.base.errors import UsageError
+from suffuse.base.part import parse
+from suffuse.base.weights import read_safetensors
+from suffuse.training.metrics_log import read_metrics
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_files import merged
+from suffuse.training.run import train
+from suffuse.training.world import World, choose_device, joined
+
+WORKER = Path(__file__).with_name("world_worker.py")
+STEPS, JOBS = 4, 4  # as in the worker
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for opened in sockets:
+        opened.bind(("127.0.0.1", 0))
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which two processes have done all jobs of `world_worker.py`; done once for all tests."""
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / "recipe.json").write_text(json.dumps(shared_recipe(tiny_tree, folder).dump()))
+    ports = ",".join(map(str, free_ports(JOBS)))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder), ports],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            out, _ = process.communicate(timeout=90)
+            assert process.returncode == 0, out
+    finally:
+        for process in processes:
+            process.kill()
+    return folder
+
+
+def shared_recipe(tree: dict[str, Any], folder: Path) -> Recipe:
+    """What both processes and the single one train; dropout, stratified times and accumulation are in it."""
+    changes = {
+        "network": {"zero_init": False},
+        "optimiser": {"lr": 1e-3, "eps": 1e-4},
+        "training": {"steps": 12, "accumulate": 2, "log_every": 1, "checkpoint_every": 6},
+        "out": str(folder / "pair"),
+    }
+    return parse(Recipe, merged(tree, changes))
+
+
+@pytest.fixture(scope="module")
+def single(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The same training in one process with the same global batch, by the worker's own words."""
+    folder = tmp_path_factory.mktemp("single")
+    runpy.run_path(str(WORKER))["gradients"](shared_recipe(tiny_tree, folder), folder)
+    return read_safetensors(folder / "rank0.safetensors")
+
+
+def told(folder: Path, run: str) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"rank{rank}-{run}.json").read_text()) for rank in range(2)]
+
+
+def test_both_ranks_hold_equal_gradients_after_every_step(pair: Path) -> None:
+    """Equal to the bit: the sum is made once and sent to both."""
+    first, second = (read_safetensors(pair / f"rank{rank}.safetensors") for rank in range(2))
+    assert first.keys() == second.keys()
+    assert {name.split("/")[0] for name in first} == {*map(str, range(STEPS)), "end"}
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor), name
+
+
+def test_two_processes_train_as_one_with_the_doubled_batch(pair: Path, single: dict[str, Tensor]) -> None:
+    """The samples and their draws are bit-equal; means of halves round otherwise than the whole's mean.
+
+    So gradients and losses agree to float32's 1e-6 of the largest. Adam divides by the root of the second moment, in
+    which its eps of 1e-4 keeps that rounding from growing: weights to 1e-5 after four steps of 1e-3.
+    """
+    found = read_safetensors(pair / "rank0.safetensors")
+    assert found.keys() == single.keys()
+    largest = max(tensor.abs().max().item() for name, tensor in single.items() if not name.startswith("end/"))
+    for name, tensor in single.items():
+        atol = 1e-5 if name.startswith("end/") else 2e-6 * largest
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-5, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_a_whole_run_has_the_single_runs_loss_curve(pair: Path, tiny_tree: dict[str, Any], tmp_path: Path) -> None:
+    """Twelve steps of rounding that differs: 1e-5 relative; the clocks are each run's own."""
+    recipe = shared_recipe(tiny_tree, tmp_path)
+    alone = read_metrics(train(recipe, "name").folder)
+    together = read_metrics(pair / "pair")
+    assert [row["step"] for row in together] == [row["step"] for row in alone] == list(range(1, 13))
+    for row, expected in zip(together, alone, strict=True):
+        assert row["images"] == expected["images"]
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+
+
+def test_the_first_process_alone_writes_and_talks(pair: Path) -> None:
+    first, second = told(pair, "pair")
+    assert (first["ended"], second["ended"]) == ("finished", "finished")
+    assert (first["steps"], second["steps"]) == (12, 0)
+    assert first["notes"] > 0
+    assert second["notes"] == 0
+    assert sorted(path.name for path in (pair / "pair" / "checkpoints").iterdir()) == ["step-00000006", "step-00000012"]
+    assert json.loads((pair / "pair" / "environment.json").read_text())["processes"] == 2
+
+
+def test_a_signal_to_one_process_stops_both_and_saves(pair: Path) -> None:
+    """It reached the second process alone, in step 5; both finished it, the first one saved."""
+    first, second = told(pair, "stopped")
+    assert (first["ended"], second["ended"]) == ("143", "143")
+    assert first["steps"] == 5
+    assert [path.name for path in (pair / "stopped" / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_a_batch_that_two_cannot_share_is_refused_by_both(pair: Path) -> None:
+    for rank in told(pair, "odd"):
+        assert rank["ended"] == (
+            "training.batch is 9, which cannot be shared evenly (processes: 2, accumulate: 2); use a multiple of 4"
+        )
+    assert not (pair / "odd").exists()
+
+
+# One process alone
+
+
+def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit-equal to no world at all: there is no process group that could answer."""
+    weight = nn.Parameter(torch.tensor([1.0]))
+    weight.grad = torch.tensor([0.3])
+    ALONE.average_gradients([weight])
+    ALONE.wait()
+    assert weight.grad.tolist() == [torch.tensor(0.3).item()]
+    assert ALONE.mean(torch.tensor(2.0)).item() == 2
+    assert (ALONE.any(True), ALONE.any(False), ALONE.first) == (True, False, True)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with joined("cpu") as world:
+        assert world == ALONE
+
+
+def test_an_unknown_device_is_told() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in {"cpu", "cuda"}
+    with pytest.raises(UsageError, match="device 'tpu' is unknown; use auto, cpu, cuda or cuda:N"):
+        choose_device("tpu")
