@@ -89,7 +89,7 @@ def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, nn.M
 
 
 def their_ddim(network: nn.Module, scheduler: Any, x: Tensor, steps: int, scale: float) -> Tensor:
-    """What diffusers' own DDIM makes of starting noise, in `steps` steps to clean data."""
+    """What diffusers' own DDIM makes of starting noise; where `steps` does not divide the table it misses its nodes."""
     ddim = diffusers.DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing", clip_sample=False)
     ddim.set_timesteps(steps)
     x = x * scale
@@ -152,10 +152,10 @@ def test_a_run_of_ours_becomes_a_pipeline_that_agrees(tmp_path: Path) -> None:
     to_diffusers(tmp_path / "ours", tmp_path / "theirs")
     theirs = diffusers.DDPMPipeline.from_pretrained(tmp_path / "theirs")
     model = load_model(tmp_path / "ours")
-    ours = sample(model, 2, shape=SHAPE, solver=DDIM(), grid=Uniform(steps=3), seed=1).x
+    ours = sample(model, 2, shape=SHAPE, solver=DDIM(), grid=Uniform(steps=5), seed=1).x
     noise = Draws(1, torch.arange(2)).normal("start", SHAPE)
     scale = float(model.path.level(model.path.t_max).sigma)
-    expected = their_ddim(theirs.unet.eval(), theirs.scheduler, noise, 3, scale)
+    expected = their_ddim(theirs.unet.eval(), theirs.scheduler, noise, 5, scale)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 

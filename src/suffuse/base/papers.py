@@ -33,9 +33,6 @@ PAPERS: dict[str, Paper] = {
     "alpaydin1998optdigits": Paper(
         "Alpaydin, Kaynak", "Optical Recognition of Handwritten Digits", 1998, "UCI Machine Learning Repository"
     ),
-    "alpaydin1998optdigits": Paper(
-        "Alpaydin, Kaynak", "Optical Recognition of Handwritten Digits", 1998, "UCI Machine Learning Repository"
-    ),
     "binkowski2018kid": Paper("Bińkowski et al.", "Demystifying MMD GANs", 2018, "arXiv 1801.01401"),
     "bonneel2015sliced": Paper(
         "Bonneel et al.", "Sliced and Radon Wasserstein Barycenters of Measures", 2015, "J. Math. Imaging and Vision 51"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Self, TypeVar
@@ -27,7 +28,10 @@ class Part(BaseModel):
     Concrete parts carry `kind: Literal["name"] = "name"`, by which recipes and `config.json` name them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=True)
+    # JSON has no infinity: it is written as a string, which reads back as the number.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=True, ser_json_inf_nan="strings"
+    )
 
     def replace(self, **changes: Any) -> Self:  # Any: values of any field; they are validated on construction
         """Return a copy with some fields changed, validated like a new part."""
@@ -35,7 +39,8 @@ class Part(BaseModel):
 
     def dump(self) -> dict[str, Any]:  # Any: JSON-like values
         """Return plain data (str, float, list, dict) that builds an equal part again."""
-        return self.model_dump(mode="json")
+        plain: dict[str, Any] = json.loads(self.model_dump_json())  # Any: as above
+        return plain
 
 
 def _kind_of(part: type[Part]) -> str:
