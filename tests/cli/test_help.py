@@ -96,3 +96,12 @@ def test_lists_the_parts_of_all_joints(suffuse: Command) -> None:
         for kind, part in joint.parts.items():
             first = (part.__doc__ or "").splitlines()[0]
             assert any(line.startswith(f"{name} {kind} ") and line.endswith(first) for line in lines), (name, kind)
+
+
+def test_lists_what_does_not_go_together_and_why(suffuse: Command) -> None:
+    lines = suffuse("list", "conflicts").out.splitlines()
+    (euler,) = (line for line in lines if line.startswith("flow: solver euler "))
+    assert "infinite at the first time" in euler
+    (eps,) = (line for line in lines if line.startswith("vp zero terminal SNR: prediction eps "))
+    assert "x0 = (x - sigma eps) / alpha is undefined there" in eps
+    assert not any(line.startswith("vp table: solver") for line in lines), "every solver goes with a table"

@@ -101,7 +101,7 @@ def test_comparison_measures_every_run_solver_and_cost_with_one_ruler(
     assert (rulers[0]["samples"], rulers[0]["seed"]) == (16, 5)
     for point in found["points"]:
         assert f"| {point['name']} | {point['nfe']:g} | " in said.out
-    assert "| two halves of the real data |" in said.out
+    assert "| two halves of the real data, half the count |" in said.out
     assert "16 samples of seed 5; features fd_digits_classes; reference digits, 1797 samples" in said.out
     assert "Mind:" not in said.out
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")

@@ -55,7 +55,7 @@ def test_table_shows_points_floor_and_ruler(compared: Compared) -> None:
     table = comparison_table(compared)
     for point in compared.points:
         assert f"| {point.name} | {point.nfe:g} | {point.seconds:.2f} | {point.quality.value:.4g} |" in table
-    assert f"| two halves of the real data | | | {compared.floor:.4g} |" in table
+    assert f"| two halves of the real data, half the count | | | {compared.floor:.4g} |" in table
     assert "8 samples of seed 3; features pixels; reference pets, 24 samples" in table
     assert "Mind" not in table
 

@@ -33,8 +33,8 @@ def train_command(
     is_run = (folder / RECIPE_FILE).is_file()
     source = str(folder / RECIPE_FILE) if is_run else recipe
     wanted = load_recipe(source, overrides or ())
-    if is_run and wanted.out is None:
-        wanted = wanted.replace(out=str(folder))
+    if is_run and not any(pair.startswith("out=") for pair in overrides or ()):
+        wanted = wanted.replace(out=str(folder))  # it may have been moved since
     if dry_run:
         check_recipe(wanted)
         say(dump_recipe(wanted).rstrip())

@@ -106,7 +106,8 @@ def named(part: Part) -> str:
     """A part in a line: its kind and the fields that are not at their defaults."""
     plain = part.dump()
     kind = plain.pop("kind")
-    fields = {name: value for name, value in plain.items() if value != type(part).model_fields[name].default}
+    defaults = {name: field.default for name, field in type(part).model_fields.items()}
+    fields = {name: value for name, value in plain.items() if getattr(part, name) != defaults[name]}
     inside = ", ".join(f"{name}={value}" for name, value in fields.items())
     return f"{kind}({inside})" if inside else str(kind)
 

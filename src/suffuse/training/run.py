@@ -17,7 +17,7 @@ from torch import Tensor
 import suffuse
 from suffuse.base import files
 from suffuse.base.conditions import Conditions
-from suffuse.base.errors import RunError, UsageError
+from suffuse.base.errors import RunError, SuffuseError, UsageError
 from suffuse.base.hardware import processor
 from suffuse.data import Dataset, Loader, contact_sheet, to_uint8
 from suffuse.models.conditioner import ClassLabel
@@ -105,9 +105,7 @@ def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher |
     folder = Path(recipe.out or f"runs/{name}")
     with joined(recipe.training.device) as world, Stop() as stop:
         _check_share(recipe.training, world)
-        if world.first:
-            _claim(folder, resume)
-        world.wait()
+        _claim_together(folder, resume, world)
         with _locked(folder, world):
             with stop.interruptible():
                 resolved, dataset = _load(recipe, world, watcher)
@@ -136,6 +134,18 @@ class _Unlocked:
 def _locked(folder: Path, world: World) -> RunLock | _Unlocked:
     """The lock, held by the first process for all."""
     return RunLock(folder) if world.first else _Unlocked()
+
+
+def _claim_together(folder: Path, resume: bool, world: World) -> None:
+    """The first process claims the folder; when it refuses, all leave."""
+    refused: SuffuseError | None = None
+    if world.first:
+        try:
+            _claim(folder, resume)
+        except SuffuseError as error:
+            refused = error
+    if world.any(refused is not None):
+        raise refused or UsageError(f"process 0 refused {folder}; its message says why")
 
 
 def _claim(folder: Path, resume: bool) -> None:
