@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
+import ot  # noqa: F401  (its import draws once from Python's global generator)
 import pytest
 import rich.style  # noqa: F401  (its import draws once from Python's global generator)
 import torch

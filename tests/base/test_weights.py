@@ -34,7 +34,7 @@ def test_ties_views_and_layouts(tmp_path):
         "scalar": torch.tensor(3, dtype=torch.int8),
     }
     path = tmp_path / "a.safetensors"
-    save_safetensors(path, stored, {"note": "mine"})
+    save_safetensors(path, stored)
     found = read_safetensors(path)
     assert set(found) == set(stored)
     for name, tensor in stored.items():
@@ -118,8 +118,8 @@ def test_values_that_are_not_finite_are_refused_on_request(tmp_path, dtype):
 
 def test_notes_that_make_no_sense_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
-    for note in ("{", "[]", '{"b": "nothing"}', '{"b": []}'):
-        safetensors.torch.save_file({"a": torch.ones(1)}, path, {"suffuse.ties": note})
+    for note in ("{", "[]", '{"ties": []}', '{"ties": {"b": "nothing"}}', '{"ties": {"b": []}}'):
+        safetensors.torch.save_file({"a": torch.ones(1)}, path, {"suffuse": note})
         with pytest.raises(RunError, match=r"model\.safetensors is broken: its notes or tensors make no sense"):
             read_safetensors(path)
 
@@ -138,3 +138,13 @@ def test_weights_of_another_architecture_change_nothing():
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     check_state(before, before)
+
+
+def test_equal_tensors_make_equal_files(tmp_path):
+    tied = torch.arange(6.0).reshape(2, 3)
+    for tensors in ({"a": tied, "b": torch.ones(2)}, {"a": tied, "b": tied}):
+        written = set()
+        for i in range(8):
+            save_safetensors(tmp_path / f"{i}.safetensors", tensors)
+            written.add((tmp_path / f"{i}.safetensors").read_bytes())
+        assert len(written) == 1

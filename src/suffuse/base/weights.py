@@ -16,16 +16,17 @@ from suffuse.base.errors import RunError, UsageError
 
 __all__ = ["check_state", "load_weights", "read_safetensors", "save_safetensors"]
 
-_TIES, _LAYOUTS = "suffuse.ties", "suffuse.memory_format"
+_NOTES = "suffuse"
 _MEMORY_FORMATS = {"channels_last": torch.channels_last, "channels_last_3d": torch.channels_last_3d}
 _PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 
 
-def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file in one step, from any device, in any layout.
 
     Tensors that are the same memory seen in the same way (tied weights) are stored once, and channels-last layouts
-    are remembered: both come back in `read_safetensors`. Needs as much memory again as the tensors have.
+    are remembered: both come back in `read_safetensors`. Equal tensors make equal files. Needs as much memory again
+    as the tensors have.
 
     Raises:
         UsageError: A tensor has no dense values that the format can hold (sparse, meta, sharded, complex128), or a
@@ -54,9 +55,10 @@ def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
             plain = plain.clone()
         storages.add(plain.untyped_storage().data_ptr())
         stored[name] = plain
-    facts = {"format": "pt", _TIES: json.dumps(ties), _LAYOUTS: json.dumps(layouts), **(metadata or {})}
+    # A single key: the format's writer puts several in an order of its own, and equal weights would differ in bytes.
+    noted = {_NOTES: json.dumps({"ties": ties, "layouts": layouts})} if ties or layouts else {"format": "pt"}
     try:
-        data = safetensors.torch.save(stored, metadata=facts)
+        data = safetensors.torch.save(stored, metadata=noted)
     except KeyError as error:
         raise UsageError(f"{path.name} cannot hold values of {error}; convert those tensors first") from error
     files.write_bytes(path, data)
@@ -82,11 +84,11 @@ def read_safetensors(path: Path, *, finite: bool = False) -> dict[str, Tensor]:
     try:
         _refuse_pickle(path)
         with safe_open(path, framework="pt", device="cpu") as file:
-            notes = file.metadata() or {}
+            notes = json.loads((file.metadata() or {}).get(_NOTES, "{}"))
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        for name, layout in json.loads(notes.get(_LAYOUTS, "{}")).items():
+        for name, layout in notes.get("layouts", {}).items():
             tensors[name] = tensors[name].contiguous(memory_format=_MEMORY_FORMATS[layout])
-        tensors |= {name: tensors[tied] for name, tied in json.loads(notes.get(_TIES, "{}")).items()}
+        tensors |= {name: tensors[tied] for name, tied in notes.get("ties", {}).items()}
     except OSError as error:
         raise RunError(f"cannot read {path}: {error}; check its rights and its disk") from error
     except SafetensorError as error:

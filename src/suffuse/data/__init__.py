@@ -15,7 +15,7 @@ from suffuse.data.hub import HubImages
 from suffuse.data.images import Images
 from suffuse.data.loader import Loader
 from suffuse.data.part import DataPart
-from suffuse.data.pictures import contact_sheet, to_uint8
+from suffuse.data.pictures import contact_sheet, save_picture, to_uint8
 from suffuse.data.report import DataReport
 from suffuse.data.shapes import Shapes, read_shapes
 from suffuse.data.sources import ZipLimits
@@ -37,6 +37,7 @@ __all__ = [
     "contact_sheet",
     "data_from",
     "read_shapes",
+    "save_picture",
     "to_uint8",
 ]
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["contact_sheet", "to_uint8"]
+__all__ = ["contact_sheet", "save_picture", "to_uint8"]
 
 _LEGIBLE = 64  # pixels: smaller pictures are enlarged on a sheet
 
@@ -65,3 +68,14 @@ def contact_sheet(images: NDArray[np.uint8], columns: int | None = None, *, zoom
     grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     sheet = grid.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)[:-gap, :-gap]
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    files.write_bytes(path, buffer.getvalue())

@@ -48,10 +48,10 @@ def save_model(
         others: State dicts of the other averages, by name.
     """
     files.make_folder(folder)
-    save_safetensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
+    save_safetensors(folder / WEIGHTS_FILE, weights)
     for name, tensors in others.items():
         files.make_folder(folder / "ema")
-        save_safetensors(folder / ema_file(name), tensors, {"format": "pt"})
+        save_safetensors(folder / ema_file(name), tensors)
     files.write_json(folder / CONFIG_FILE, config.dump())
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from suffuse.base import files
-from suffuse.data import contact_sheet, to_uint8
+from suffuse.data import contact_sheet, save_picture, to_uint8
 from suffuse.metrics import Measurement, MemorisationReport
 from suffuse.metrics.ruler import dumps
 from suffuse.tasks.generate import Generated, generate
 from suffuse.tasks.judge import ImageJudge, Judge, ruler_of
-from suffuse.tasks.pictures import save_picture, save_sheet
+from suffuse.tasks.pictures import save_sheet
 from suffuse.tasks.runs import OpenRun
 from suffuse.training.card import add_figures
 from suffuse.training.recipe import SamplingSettings

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from suffuse.base import files
-from suffuse.data import contact_sheet, to_uint8
+from suffuse.data import contact_sheet, save_picture, to_uint8
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = ["save_each", "save_picture", "save_sheet"]
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all.
-
-    Raises:
-        RunError: It cannot be written.
-    """
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    files.write_bytes(path, buffer.getvalue())
+__all__ = ["save_each", "save_sheet"]
 
 
 def save_sheet(x: Tensor, path: Path) -> None:

@@ -32,7 +32,7 @@ class OpenRun:
     """A run, ready to be used.
 
     Attributes:
-        folder: Where it is.
+        folder: Where it is; for a model of the Hub, where things made of it go.
         model: In evaluation mode, on its device.
         config: Of the model; `weights` names the average that was loaded.
         recipe: What it was trained by; None for a converted model.
@@ -92,7 +92,10 @@ def open_run(name: str | Path, *, weights: str | None = None, device: str = "aut
     model = load_model(folder, weights=weights).to(place)
     assert model.config is not None
     file = folder / RECIPE_FILE
-    return OpenRun(folder, model, model.config, load_recipe(str(file)) if file.is_file() else None)
+    recipe = load_recipe(str(file)) if file.is_file() else None
+    # What is made of a model of the Hub belongs here, not into the Hub's cache.
+    home = folder if Path(name).is_dir() else Path("runs") / str(name).replace("/", "--")
+    return OpenRun(home, model, model.config, recipe)
 
 
 def _part(kind: Any, value: Any, what: str) -> Any:  # Any: a joint's annotated type, and its part

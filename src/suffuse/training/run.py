@@ -19,7 +19,7 @@ from suffuse.base import files
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import RunError, SuffuseError, UsageError
 from suffuse.base.hardware import processor
-from suffuse.data import Dataset, Loader, contact_sheet, to_uint8
+from suffuse.data import Dataset, Loader, contact_sheet, save_picture, to_uint8
 from suffuse.models.conditioner import ClassLabel
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import save_model
@@ -321,8 +321,8 @@ class _Session:
         )
         if len(self.config.shape) == 3:
             files.make_folder(self.folder / "samples")
-            sheet = contact_sheet(to_uint8(made.x))
-            sheet.save(self.folder / "samples" / f"step-{self.trainer.step:08d}.png")
+            path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
+            save_picture(contact_sheet(to_uint8(made.x)), path)
 
 
 class _Meter:

@@ -14,7 +14,9 @@ __all__ = ["ImageAttention", "SelfAttention"]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, (B, N, D) -> (B, N, D). Rows of `qkv` are queries, keys, values. Source: vaswani2017attention.
+    """Multi-head self-attention, (B, N, D) -> (B, N, D). Rows of `qkv` are queries, keys, values.
+
+    Source: vaswani2017attention.
 
     Args:
         width: D.
