@@ -27,6 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     import diffusers
 
+    threads = torch.get_num_threads()
     rows = sampling.measure(args.rounds) + training.measure(args.rounds) + others.measure()
     lines = [
         "# Benchmarks",
@@ -34,7 +35,7 @@ def main() -> None:
         "Ratios are medians over rounds in which both sides took turns within one process, with the least and the",
         "largest round. Above 1 is faster for us where a peer is divided by us. `make bench` writes this page.",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {torch.get_num_threads()} threads, Python "
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {threads} threads, Python "
         f"{platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, diffusers "
         f"{diffusers.__version__}, suffuse {suffuse.__version__}, {args.rounds} rounds.",
         "",
