@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO := runs/demo
 DEMO_STEPS ?= 1200
 
-.PHONY: setup demo fmt lint types test bench docs clean
+.PHONY: setup demo fmt lint types test bench clean
 
 setup: $(READY)
 
@@ -41,9 +41,6 @@ test: lint types
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
-
-docs: $(READY)
-	$(BIN)/python -m docs.generate
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache

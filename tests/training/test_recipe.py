@@ -12,7 +12,10 @@ from suffuse.base.errors import UsageError
 from suffuse.data import Dataset
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.networks import UNet, count_parameters
+from suffuse.objectives import Denoising
+from suffuse.sampling import CFG
 from suffuse.training.recipe import Recipe
+from suffuse.training.run import check_recipe
 
 Make = Callable[..., Recipe]
 
@@ -102,3 +105,14 @@ def test_a_network_of_another_kind_of_data_is_refused(tiny: Make) -> None:
 def test_a_value_that_cannot_be_is_named_with_what_can(tiny: Make, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny(tree=changes)
+
+
+def test_guidance_that_the_model_could_not_follow_is_refused_before_data(tiny: Make) -> None:
+    plain = tiny()
+    guided = plain.replace(sampling=plain.sampling.replace(guidance=CFG(scale=2.0)))
+    with pytest.raises(UsageError, match="'cfg' needs a conditional model, but the conditioner is 'none'"):
+        check_recipe(guided.replace(conditioner=NoCondition()))
+    labelled = guided.replace(conditioner=ClassLabel(classes=8))
+    with pytest.raises(UsageError, match="condition_dropout is 0, so that it is never trained"):
+        check_recipe(labelled.replace(objective=Denoising(condition_dropout=0.0)))
+    check_recipe(labelled)

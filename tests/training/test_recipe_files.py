@@ -59,7 +59,7 @@ def test_infinity_is_a_float_and_words_are_not(write: Callable[..., str]) -> Non
 def test_a_base_is_merged_key_by_key(write: Callable[..., str], tmp_path: Path) -> None:
     write(PLAIN + "optimiser: {lr: 1e-3, warmup: 7}\ntime: {kind: shared, below: 50, intervals: 2}\n", "one.yaml")
     write(f"base: {tmp_path}/one.yaml\noptimiser: {{lr: 2e-3}}\n", "two.yaml")
-    recipe = load_recipe(write(f"base: {tmp_path}/two.yaml\ntime: {{below: 60}}\n", "three.yaml"))
+    recipe = load_recipe(write("base: two.yaml\ntime: {below: 60}\n", "three.yaml"))  # beside the file itself
     assert (recipe.optimiser.lr, recipe.optimiser.warmup) == (2e-3, 7)
     assert recipe.time.dump() == {**recipe.time.dump(), "kind": "shared", "below": 60, "intervals": 2}
 

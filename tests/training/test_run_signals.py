@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_a_signal_in_the_middle_saves_and_leaves(tiny: Make, remains: Remains, s
     for signum, process in processes.items():
         _, err = process.communicate(timeout=20)
         assert process.returncode == 128 + signum
-        assert err.endswith(f"suffuse: stopped by {signum.name}; go on with --resume\n")
+        assert re.search(rf"saved step \d+; go on with --resume\nsuffuse: stopped by {signum.name}\n$", err)
         assert "a second signal leaves at once" in err
         assert "Traceback" not in err
 

@@ -166,7 +166,7 @@ def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = nn.Parameter(torch.tensor([1.0]))
     weight.grad = torch.tensor([0.3])
     ALONE.average_gradients([weight])
-    ALONE.wait()
+    assert ALONE.first_alone(lambda: 7, "count") == 7
     assert weight.grad.tolist() == [torch.tensor(0.3).item()]
     assert ALONE.mean(torch.tensor(2.0)).item() == 2
     assert (ALONE.any(True), ALONE.any(False), ALONE.first) == (True, False, True)

@@ -47,7 +47,7 @@ def explain_failure(error: BaseException) -> int:
         return 130
     code = getattr(error, "exit_code", None)
     if isinstance(code, int) and type(error).__name__ == "Stopped":
-        note(f"suffuse: {error}; go on with --resume")
+        note(f"suffuse: {error}")
         return code
     raise error
 

@@ -99,7 +99,7 @@ class Denoiser(nn.Module):
     def told(self, t: float | Tensor, batch: int) -> Tensor:
         """What the network is told, (B,) float32: bf16 would know only a few hundred of the times 0..999."""
         if isinstance(t, Tensor):
-            return self.time.told(t.double(), self.path).float()
+            return self.time.told(t.double(), self.path).float().to(self.device)
         value = self.time.told(torch.tensor(t, dtype=torch.float64), self.path).item()
         return torch.full((batch,), value, device=self.device)
 

@@ -119,7 +119,8 @@ class _Embed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
-        return tokens + self.positions.table.to(tokens.dtype)
+        # In the dtype of x: under autocast the convolution gives bfloat16, but the residual stream stays float32.
+        return tokens + self.positions.table.to(x.dtype)
 
 
 class _Mlp(nn.Module):

@@ -175,6 +175,7 @@ class Recipe(Part):
             network = UNet.for_data(dataset.shape)
             notes.append(f"network: {network.describe(dataset.shape)}")
         conditioner, why = self._conditioner(dataset)
+        self.check_guidance(conditioner)
         notes.extend(why)
         notes.append(f"{count_parameters(network, dataset.shape):,} parameters in the network")
         model = ModelConfig(
@@ -189,6 +190,26 @@ class Recipe(Part):
         )
         chosen = self.replace(data=self.data.anchored(), network=network, conditioner=conditioner)
         return Resolved(chosen, model, tuple(notes))
+
+    def check_guidance(self, conditioner: ConditionerConfig) -> None:
+        """Refuse a guidance that the model could not follow.
+
+        Raises:
+            UsageError: The model is unconditional, or its unconditional half would never be trained.
+        """
+        guidance = self.sampling.guidance
+        if guidance.most_evaluations < 2:
+            return
+        if isinstance(conditioner, NoCondition):
+            raise UsageError(
+                f"sampling.guidance {guidance.kind!r} needs a conditional model, but the conditioner is 'none'; use "
+                "sampling.guidance=none, or a conditioner"
+            )
+        if isinstance(self.objective, Denoising) and self.objective.condition_dropout == 0:
+            raise UsageError(
+                f"sampling.guidance {guidance.kind!r} needs an unconditional half, but objective.condition_dropout is "
+                "0, so that it is never trained; set it above 0 (0.1 is usual)"
+            )
 
     def _conditioner(self, dataset: Dataset) -> tuple[ConditionerConfig, list[str]]:
         labelled = dataset.labels is not None and len(dataset.classes) > 1

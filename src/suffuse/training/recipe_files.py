@@ -111,7 +111,10 @@ def _read(name: str, above: tuple[str, ...]) -> Tree:
             packaged("suffuse.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
         )
     base = tree.pop("base", None)
-    return tree if base is None else merged(_read(str(base), (*above, name)), tree)
+    if base is None:
+        return tree
+    beside = path.parent / str(base)
+    return merged(_read(str(beside) if beside.is_file() else str(base), (*above, name)), tree)
 
 
 def merged(base: Tree, changes: Tree) -> Tree:

@@ -17,7 +17,7 @@ from torch import Tensor
 import suffuse
 from suffuse.base import files
 from suffuse.base.conditions import Conditions
-from suffuse.base.errors import RunError, SuffuseError, UsageError
+from suffuse.base.errors import RunError, UsageError
 from suffuse.base.hardware import processor
 from suffuse.data import Dataset, Loader, contact_sheet, save_picture, to_uint8
 from suffuse.models.conditioner import ClassLabel
@@ -84,6 +84,8 @@ def check_recipe(recipe: Recipe) -> None:
     check_process(recipe.path, recipe.prediction, recipe.time, noise_levels)
     times = recipe.sampling.grid.times(recipe.path)
     recipe.sampling.solver.init(torch.zeros(1), times, recipe.path)
+    if not isinstance(recipe.conditioner, str):
+        recipe.check_guidance(recipe.conditioner)
 
 
 def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher | None = None) -> Finished:
@@ -102,11 +104,13 @@ def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher |
     """
     watcher = watcher or Watcher()
     check_recipe(recipe)
-    folder = Path(recipe.out or f"runs/{name}")
+    folder = Path(recipe.out or f"runs/{name}").expanduser()
     with joined(recipe.training.device) as world, Stop() as stop:
         _check_share(recipe.training, world)
-        _claim_together(folder, resume, world)
-        with _locked(folder, world):
+        world.first_alone(lambda: _claim(folder, resume), f"use {folder}")
+        with contextlib.ExitStack() as held:
+            # The first process holds the lock for all.
+            world.first_alone(lambda: held.enter_context(RunLock(folder)), f"lock {folder}")
             with stop.interruptible():
                 resolved, dataset = _load(recipe, world, watcher)
                 session = _Session(resolved, dataset, folder, world, stop, watcher)
@@ -125,29 +129,6 @@ def _check_share(settings: TrainingSettings, world: World) -> None:
         )
 
 
-class _Unlocked:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def _locked(folder: Path, world: World) -> RunLock | _Unlocked:
-    """The lock, held by the first process for all."""
-    return RunLock(folder) if world.first else _Unlocked()
-
-
-def _claim_together(folder: Path, resume: bool, world: World) -> None:
-    """The first process claims the folder; when it refuses, all leave."""
-    refused: SuffuseError | None = None
-    if world.first:
-        try:
-            _claim(folder, resume)
-        except SuffuseError as error:
-            refused = error
-    if world.any(refused is not None):
-        raise refused or UsageError(f"process 0 refused {folder}; its message says why")
-
-
 def _claim(folder: Path, resume: bool) -> None:
     """Make the run's folder, or see that it is a run when resuming; a killed writer's leftovers are removed."""
     for place in (folder, folder / "ema", folder / "samples"):
@@ -164,11 +145,8 @@ def _claim(folder: Path, resume: bool) -> None:
 
 def _load(recipe: Recipe, world: World, watcher: Watcher) -> tuple[Resolved, Dataset]:
     """Read the data (the first process fills the cache for the others) and let them decide what is open."""
-    if not world.first:
-        world.wait()
-    dataset = recipe.data.load()
-    if world.first:
-        world.wait()
+    read = world.first_alone(recipe.data.load, "read the data")
+    dataset = recipe.data.load() if read is None else read
     if world.first:
         for line in dataset.report.lines():
             watcher.note(line)
@@ -252,6 +230,8 @@ class _Session:
             self._loop(log)
         except Stopped:
             self._save()
+            if self.world.first:
+                self.watcher.note(f"saved step {self.trainer.step}; go on with --resume")
             raise
         self._save()
 
@@ -361,8 +341,8 @@ class _Meter:
 
     def read(self, world: World) -> dict[str, float]:
         """Means, images a second, and the share of time spent waiting for data; starts over."""
-        seconds = time.perf_counter() - self._since
         means = world.mean(torch.stack(list(self._sums.values())) / self._steps).tolist()
+        seconds = time.perf_counter() - self._since  # after the look: a device's queue belongs to these steps
         self.numbers = dict(zip(self._sums, means, strict=True))
         self.numbers["loss"] = sum(value for name, value in self.numbers.items() if name != "grad_norm")
         self.numbers["images_per_second"] = self._timed * self.batch / max(seconds, 1e-9)

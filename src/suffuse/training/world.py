@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from suffuse.base.errors import UsageError
+from suffuse.base.errors import RunError, UsageError
 
 __all__ = ["World", "choose_device", "joined"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,32 @@ class World:
         """Whether any process says yes: a signal may reach one of them only."""
         if self.size == 1:
             return flag
-        told = torch.tensor([float(flag)], device=self.device)
+        told = torch.tensor(
+            [float(flag)]
+        )  # on the CPU, past the device's queue: a look every step costs no wait for it
         dist.all_reduce(told, op=dist.ReduceOp.MAX)
         return bool(told.item())
 
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self.size > 1:
-            dist.barrier()
+    def first_alone(self, work: Callable[[], T], what: str) -> T | None:
+        """Let the first process do something while the others wait; when it fails, all leave.
+
+        Args:
+            work: What the first process does.
+            what: In words, for the others' message.
+
+        Returns:
+            What `work` returned, in the first process; None in the others.
+        """
+        result: T | None = None
+        failure: BaseException | None = None
+        if self.first:
+            try:
+                result = work()
+            except BaseException as error:  # a stop, too: the others must not wait for it
+                failure = error
+        if self.any(failure is not None):
+            raise failure or RunError(f"process 0 could not {what}; its message says why")
+        return result
 
 
 def choose_device(name: str) -> torch.device:
@@ -106,7 +128,9 @@ def joined(device: str = "auto") -> Iterator[World]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # Control messages go over gloo, gradients over NCCL. The others wait while the first one reads data or samples.
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=12))
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

@@ -30,8 +30,8 @@ class DiffusersNetwork(Network):
     `SD3Transformer2DModel` as a whole.
 
     Conditions: `cond.tokens` goes to cross-attention. Networks that embed labels themselves (`label_count` is not None)
-    take raw label numbers as `cond.vector`, (B, 1) of an integer type; their null label, if they have one, is
-    `label_count`. SD3 takes its pooled text as `cond.vector`.
+    take raw label numbers as `cond.vector`, (B, 1) of an integer type, which the conditioner `label_number` gives. A
+    DiT's null label is `label_count`; the U-Nets have none. SD3 takes its pooled text as `cond.vector`.
 
     The model stays in evaluation mode whatever `train` is told: its own dropout would draw from the global generator.
     Gradients flow as usual.
