@@ -137,11 +137,13 @@ class Denoiser(nn.Module):
         return self.evaluate(x, t, cond, call).denoised
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, weights: str | None = None, revision: str | None = None) -> Denoiser:
+    def from_pretrained(
+        cls, name: str | Path, *, weights: str | None = None, revision: str | None = None, token: str | None = None
+    ) -> Denoiser:
         """Load from a folder or from the Hub; arguments as for `suffuse.models.pretrained.load_model`."""
         from suffuse.models.pretrained import load_model
 
-        return load_model(name, weights=weights, revision=revision)
+        return load_model(name, weights=weights, revision=revision, token=token)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`.
@@ -155,10 +157,17 @@ class Denoiser(nn.Module):
             raise UsageError("this model has no configuration to save; build it with ModelConfig(...).build()")
         save_model(Path(folder), self.config.replace(others=()), self.state_dict(), {})
 
-    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
         """Save to a temporary folder and upload it; returns the commit's address."""
         from suffuse.models.pretrained import push_folder
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return push_folder(Path(folder), repository, private=private)
+            return push_folder(Path(folder), repository, private=private, token=token, commit_message=commit_message)

@@ -72,19 +72,22 @@ def load_config(folder: Path) -> ModelConfig:
     return parse(ModelConfig, data, owner=str(path))
 
 
-def load_model(name: str | Path, *, weights: str | None = None, revision: str | None = None) -> Denoiser:
+def load_model(
+    name: str | Path, *, weights: str | None = None, revision: str | None = None, token: str | None = None
+) -> Denoiser:
     """Load a model from a folder, or from the Hub when no such folder exists.
 
     Args:
         name: Folder, or `owner/name` on the Hub.
         weights: Which average; None for the primary one.
         revision: Branch, tag or commit on the Hub.
+        token: Of the Hub, for private models; the one that was logged in with when None.
 
     Raises:
         UsageError: No such folder or repository, wrong architecture, unknown average, a pickle instead of safetensors.
         RunError: A broken file.
     """
-    folder = local_folder(name, revision)
+    folder = local_folder(name, revision, token)
     config = load_config(folder)
     model = config.build()
     names = (config.weights, *config.others)
@@ -101,7 +104,7 @@ def load_model(name: str | Path, *, weights: str | None = None, revision: str | 
     return model.eval()
 
 
-def local_folder(name: str | Path, revision: str | None = None) -> Path:
+def local_folder(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
     """The folder itself, or a snapshot of the Hub's repository in the user's cache.
 
     A name whose first piece is a folder here means a folder here, never the Hub: `runs/NAME` is a run.
@@ -124,7 +127,10 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                str(name), revision=revision, allow_patterns=["*.json", "*.safetensors", "*.yaml", "README.md"]
+                str(name),
+                revision=revision,
+                token=token,
+                allow_patterns=["*.json", "*.safetensors", "*.yaml", "README.md"],
             )
         )
     except LocalEntryNotFoundError as error:  # first: in older versions it is an HTTP error too
@@ -144,7 +150,14 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def push_folder(folder: Path, repository: str, *, private: bool = False, message: str = "Upload model") -> str:
+def push_folder(
+    folder: Path,
+    repository: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Upload model",
+) -> str:
     """Upload a run's model, card, recipe and samples to the Hub; checkpoints stay at home.
 
     Returns:
@@ -157,11 +170,11 @@ def push_folder(folder: Path, repository: str, *, private: bool = False, message
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    api = huggingface_hub.HfApi()
+    api = huggingface_hub.HfApi(token=token)
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, ignore_patterns=list(_NOT_PUSHED), commit_message=message
+            repo_id=repository, folder_path=folder, ignore_patterns=list(_NOT_PUSHED), commit_message=commit_message
         )
     except (HfHubHTTPError, OSError) as error:
         raise RunError(f"could not push {folder} to {repository}: {_line(error)}; check login and network") from error
