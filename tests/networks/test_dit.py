@@ -62,3 +62,10 @@ def test_frequency_shift_matters() -> None:
         network = DiT(width=16, depth=1, heads=1, freq_shift=shift).build((1, 4, 4))
         outputs.append(network.time(torch.tensor([500.0]), None))
     assert not torch.allclose(outputs[0], outputs[1], atol=1e-4)
+
+
+def test_under_autocast_the_residual_stream_stays_float32() -> None:
+    network = DiT(width=32, depth=2, heads=2, patch=2).build((1, 4, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        out = network(torch.ones(2, 1, 4, 4), torch.zeros(2), taps=("embed", "blocks.0", "blocks.1"))
+    assert {feature.dtype for feature in out.features.values()} == {torch.float32}
