@@ -18,6 +18,7 @@ from suffuse.base.part import Joint, Part, parse
 # Parts that have no neutral setting say here what they cannot do without.
 _NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("conditioner", "class_label"): {"classes": 10},
+    ("conditioner", "label_number"): {"classes": 10, "null": True},
     ("data", "hub"): {"path": "someone/pictures"},
     ("data", "images"): {"path": "pictures"},
     ("grid", "list"): {"listed": [1.0, 0.5]},

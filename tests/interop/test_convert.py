@@ -138,7 +138,10 @@ def test_a_model_alone_is_taken_as_ddpm_s_and_says_so(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path / "theirs")
     notes: list[str] = []
     config = to_suffuse(tmp_path / "theirs", tmp_path / "ours", note=notes.append)
-    assert notes == ["the folder has no scheduler: assuming DDPM's process (1000 linear betas, prediction eps)"]
+    assert notes[0] == "the folder has no scheduler: assuming DDPM's process (1000 linear betas, prediction eps)"
+    assert "no row for 'no class': it became zeros" in notes[1]
+    assert "guidance (cfg) would lean on an untrained estimate" in notes[1]
+    assert len(notes) == 2
     assert (config.path, config.prediction) == (VP(steps=1000, beta_min=1e-4, beta_max=0.02), Eps())
     assert config.conditioner == ClassLabel(classes=4)
     to_diffusers(tmp_path / "ours", tmp_path / "back")
@@ -176,6 +179,43 @@ def test_what_is_left_behind_is_told(tmp_path: Path) -> None:
     to_diffusers(dit, tmp_path / "transformer", note=notes.append)
     assert "a DiT pipeline of diffusers needs an autoencoder" in notes[-1]
     assert (tmp_path / "transformer" / "config.json").is_file(), "a model's folder, not a pipeline's"
+
+
+def make_latent_pipeline(folder: Path, names: dict[str, str] | None) -> Path:
+    """A DiT's pipeline as the Hub has them: with an autoencoder and names of the classes in its index."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dit = diffusers.DiTTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=8, num_embeds_ada_norm=3
+        )
+        vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    diffusers.DiTPipeline(transformer=dit, vae=vae, scheduler=scheduler).save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    extra = {"vqvae": [None, None]} if names is None else {"id2label": names}
+    (folder / "model_index.json").write_text(json.dumps(index | extra))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        ({"2": "crane", "0": "tench, Tinca tinca", "1": "cock"}, ("tench, Tinca tinca", "cock", "crane")),
+        ({"0": "tench", "2": "crane"}, ()),
+        (None, ()),
+    ],
+)
+def test_latents_and_names_of_a_pipeline_are_told(
+    tmp_path: Path, names: dict[str, str] | None, classes: tuple[str, ...]
+) -> None:
+    folder, notes = make_latent_pipeline(tmp_path / "theirs", names), []
+    config = to_suffuse(folder, tmp_path / "ours", note=notes.append)
+    assert config.classes == load_model(tmp_path / "ours").config.classes == classes
+    latents, *others = notes
+    assert latents.startswith("samples are latents; their autoencoder is left behind: decode them, divided by its sca")
+    assert latents.endswith(f"with diffusers.AutoencoderKL.from_pretrained('{folder / 'vae'}')")
+    missing = ["id2label does not name the classes 0 to 2 one by one: their names are left behind"]
+    assert others == (missing if names and not classes else [])
 
 
 @pytest.mark.parametrize(

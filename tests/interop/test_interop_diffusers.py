@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from suffuse.base.errors import UsageError
+from suffuse.base import files
+from suffuse.base.errors import RunError, UsageError
 from suffuse.interop.diffusers import read_folder, write_folder
 from suffuse.networks import MLP, DiT, UNet
 
@@ -88,7 +90,7 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     folder = export(tmp_path / "model")
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match="is not a whole safetensors file"):
+    with pytest.raises(RunError, match=rf"is broken: it has {len(whole) // 2} bytes, its header says {len(whole)}"):
         read_folder(folder)
     (folder / WEIGHTS).write_bytes(whole)
     weights = load_file(folder / WEIGHTS)
@@ -108,7 +110,7 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     ):
         read_folder(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(UsageError, match="is not JSON"):
+    with pytest.raises(RunError, match=r"config\.json is not readable JSON"):
         read_folder(folder)
 
 
@@ -135,7 +137,10 @@ def test_pipelines_carry_their_scheduler(tmp_path: Path) -> None:
     assert imported.scheduler == scheduler
     assert imported.network == UNET.replace(zero_init=True)  # the start of training is not part of a checkpoint
     assert imported.shape == SHAPE
-    assert read_folder(folder / "unet").scheduler is None
+    assert imported.pipeline["unet"] == ["diffusers", "UNet2DModel"]
+    alone = read_folder(folder / "unet")
+    assert alone.scheduler is None
+    assert not alone.pipeline
 
 
 def test_sizes_that_the_config_leaves_open_are_asked_for(tmp_path: Path) -> None:
@@ -189,3 +194,19 @@ def test_exports_never_overwrite_and_leave_nothing_behind_when_they_fail(tmp_pat
     with pytest.raises(UsageError, match="not as a pipeline"):
         export(tmp_path / "pipeline", DIT, scheduler={"_class_name": "DDPMScheduler"})
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("full_at", range(4))
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: int) -> None:
+    whole, written = files._write, []
+
+    def write(fd: int, data: bytes) -> None:
+        if len(written) == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(len(data))
+        whole(fd, data)
+
+    monkeypatch.setattr(files, "_write", write)
+    with pytest.raises(RunError, match="the disk is full; free some space"):
+        export(tmp_path / "pipeline", scheduler={"_class_name": "DDPMScheduler"})
+    assert list(tmp_path.iterdir()) == []

@@ -59,6 +59,8 @@ def test_the_model_is_what_the_configuration_says() -> None:
 def test_parts_that_do_not_go_together_are_refused_on_building() -> None:
     with pytest.raises(UsageError, match="prediction 'eps' and path 'vp' do not go together"):
         FULL.replace(path=VP(zero_terminal_snr=True), time={"kind": "identity"}).build()
+    with pytest.raises(UsageError, match="'label_number' needs a network that embeds labels itself"):
+        FULL.replace(conditioner={"kind": "label_number", "classes": 2, "null": True}).build()
     with pytest.raises(UsageError, match="U-Net needs data of shape"):
         FULL.replace(shape=(2,)).build()
 
@@ -70,6 +72,7 @@ def test_parts_that_do_not_go_together_are_refused_on_building() -> None:
         ({"sigma_data": 0}, "sigma_data"),
         ({"step": -1}, "step"),
         ({"conditioner": {"kind": "class_label"}}, "classes"),
+        ({"conditioner": {"kind": "label_number", "classes": 2}}, "null"),
         ({"netwrk": {}}, "no key 'netwrk'; did you mean 'network'"),
         ({"kind": "denoyser"}, "denoiser"),
         ({"conditioner": "clas_label"}, "conditioner 'clas_label' does not exist; did you mean 'class_label'"),

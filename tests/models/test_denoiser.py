@@ -13,7 +13,7 @@ from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
-from suffuse.models.conditioner import ClassLabel, Conditioner, NoCondition
+from suffuse.models.conditioner import ClassLabel, Conditioner, LabelNumber, NoCondition
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks.contract import Network, Output
 from suffuse.process import (
@@ -187,6 +187,41 @@ def test_labels_become_rows_and_absence_the_last_row() -> None:
     assert torch.equal(table, ClassLabel(classes=5).build(3).table.weight), "the start does not depend on a global seed"
 
 
+def test_label_numbers_are_handed_on_as_they_are() -> None:
+    cond = Conditions.of(label=torch.tensor([4, 0, 2])).drop(torch.tensor([False, True, False]))
+    conditioner = LabelNumber(classes=5, null=True).build(1)
+    assert torch.equal(conditioner(cond, 3).vector, torch.tensor([[4], [5], [2]]))
+    assert torch.equal(conditioner(Conditions(), 3).vector, torch.full((3, 1), 5))
+    assert conditioner(cond, 3).vector.dtype == conditioner(Conditions(), 3).vector.dtype == torch.int64
+    assert not conditioner.state_dict(), "checkpoints of foreign networks have nothing for it"
+    # Without weights it must learn in another way where the model is.
+    assert conditioner.to("meta")(Conditions(), 3).vector.device.type == "meta"
+
+
+@pytest.mark.parametrize("part", [ClassLabel(classes=3), LabelNumber(classes=3, null=True)], ids=lambda part: part.kind)
+def test_labels_out_of_range_are_told_before_sampling(part: ClassLabel | LabelNumber) -> None:
+    check = part.build(1).check
+    for labels, low, high in (([0, 3], 0, 3), ([-1, 2], -1, 2)):
+        given = Conditions.of(label=torch.tensor(labels))
+        with pytest.raises(UsageError, match=rf"labels run from {low} to {high}, but the model knows 0 to 2; choose"):
+            check(given)
+        check(given.absent())  # a value that is masked out may be anything
+    check(Conditions.of(label=torch.tensor([0, 2])))
+    check(Conditions.of(label=torch.tensor([], dtype=torch.int64)))
+    check(Conditions())
+    NoCondition().build(0).check(Conditions.of(label=torch.tensor([99])))
+
+
+def test_absent_labels_are_refused_where_no_class_does_not_exist() -> None:
+    conditioner, given = LabelNumber(classes=3, null=False).build(1), Conditions.of(label=torch.tensor([0, 2]))
+    conditioner.check(given)
+    assert torch.equal(conditioner(given, 2).vector, torch.tensor([[0], [2]]))
+    for cond in (Conditions(), given.absent(), given.drop(torch.tensor([False, True]))):
+        for use in (conditioner.check, lambda cond: conditioner(cond, 2)):
+            with pytest.raises(UsageError, match="no row for 'no class'; give every sample a label"):
+                use(cond)
+
+
 def test_without_a_conditioner_conditions_are_not_read() -> None:
     model = _denoiser(_noise("raw"))
     model.denoise(_noise("x"), 500.0, Conditions.of(label=torch.arange(4)))
@@ -198,11 +233,8 @@ def test_without_a_conditioner_conditions_are_not_read() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match=r"conditioner 'class_label' needs a network that takes a condition vector"):
         ClassLabel(classes=3).build(0)
-    for labels, low, high in (([0, 3], 0, 3), ([-1, 2], -1, 2)):
-        with pytest.raises(UsageError, match=rf"labels run from {low} to {high}, but the model knows 0 to 2"):
-            ClassLabel(classes=3).check_labels(torch.tensor(labels))
-    ClassLabel(classes=3).check_labels(torch.tensor([0, 2]))
-    ClassLabel(classes=3).check_labels(torch.tensor([], dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"'label_number' needs a network that embeds labels itself.*of width 64; use"):
+        LabelNumber(classes=3, null=True).build(64)
     for path in (Flow(), TrigonometricPath(), VP(zero_terminal_snr=True)):
         with pytest.raises(UsageError, match=rf"prediction 'eps' and path '{path.kind}' do not go together.*use"):
             _denoiser(_noise("raw"), path=path, prediction=Eps())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
-from suffuse.interop.diffusers import read_folder, write_folder
+from suffuse.interop.diffusers import Imported, read_folder, write_folder
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
 from suffuse.models.pretrained import CONFIG_FILE, load_model, save_model
@@ -89,16 +89,13 @@ def to_suffuse(folder: Path, out: Path, *, note: Callable[[str], None] = lambda 
 
     Raises:
         UsageError: Not such a folder, or a setting without counterpart.
+        RunError: A broken file.
     """
     _fresh(out)
     found = read_folder(folder)
-    if found.scheduler is None:
-        note("the folder has no scheduler: assuming DDPM's process (1000 linear betas, prediction eps)")
-    scheduler = found.scheduler or {}
-    path, prediction = process_of(scheduler)
-    for key in ("clip_sample", "thresholding"):
-        if scheduler.get(key):
-            note(f"the scheduler's {key} is left behind: estimates are not clipped here")
+    path, prediction = process_of(found.scheduler or {})
+    for line in _assumed(found, folder):
+        note(line)
     classes = 0 if found.labels is None else len(found.labels) - 1
     config = ModelConfig(
         network=found.network,
@@ -108,12 +105,45 @@ def to_suffuse(folder: Path, out: Path, *, note: Callable[[str], None] = lambda 
         prediction=prediction,
         time=Identity(),
         conditioner=ClassLabel(classes=classes) if classes else NoCondition(),
+        classes=_class_names(found.pipeline, classes, note),
     )
     weights = {f"network.{name}": tensor for name, tensor in found.weights.items()}
     if found.labels is not None:
         weights["conditioner.table.weight"] = found.labels
     save_model(out, config, weights, {})
     return config
+
+
+def _assumed(found: Imported, folder: Path) -> Iterator[str]:
+    """Sentences on what was assumed and what is left behind."""
+    if found.scheduler is None:
+        yield "the folder has no scheduler: assuming DDPM's process (1000 linear betas, prediction eps)"
+    for key in ("clip_sample", "thresholding"):
+        if (found.scheduler or {}).get(key):
+            yield f"the scheduler's {key} is left behind: estimates are not clipped here"
+    for name in ("vae", "vqvae"):
+        match found.pipeline.get(name):
+            case [str(library), str(kind)]:  # two nulls stand for a component that was left out
+                yield (
+                    "samples are latents; their autoencoder is left behind: decode them, divided by its "
+                    f"scaling_factor, with {library}.{kind}.from_pretrained({str(folder / name)!r})"
+                )
+    if found.labels is not None and found.network.kind == "unet":
+        yield (
+            "a UNet2DModel has no row for 'no class': it became zeros, which no training has seen, so guidance (cfg) "
+            "would lean on an untrained estimate; sample without it"
+        )
+
+
+def _class_names(pipeline: Mapping[str, Any], classes: int, note: Callable[[str], None]) -> tuple[str, ...]:
+    """Names of the classes by label where the pipeline has them all, as DiT's do; else none."""
+    named = pipeline.get("id2label")
+    if named is None or not classes:
+        return ()
+    if not isinstance(named, dict) or named.keys() != {str(label) for label in range(classes)}:
+        note(f"id2label does not name the classes 0 to {classes - 1} one by one: their names are left behind")
+        return ()
+    return tuple(str(named[str(label)]) for label in range(classes))
 
 
 def to_diffusers(

@@ -1,25 +1,25 @@
 """Folders of diffusers models to networks of ours and back, bit by bit. Nothing here needs diffusers itself.
 
 Read and written are `UNet2DModel` and `DiTTransformer2DModel`; of a pipeline's folder the network is read, and the
-scheduler's configuration is handed on as it stands.
+index and the scheduler's configuration are handed on as they stand.
 """
 
 from __future__ import annotations
 
-import json
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from suffuse.base import files
 from suffuse.base.errors import UsageError, unknown_name
+from suffuse.base.weights import read_safetensors
 from suffuse.interop.diffusers_configs import (
     dit_from_config,
     dit_to_config,
@@ -32,6 +32,7 @@ from suffuse.networks import DiT, Network, NetworkPart, UNet
 __all__ = ["Imported", "read_folder", "write_folder"]
 
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+_INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 _UNET, _DIT = "UNet2DModel", "DiTTransformer2DModel"
 _UNET_TABLE = "class_embedding.weight"
 _DIT_TABLE = "transformer_blocks.{layer}.norm1.emb.class_embedder.embedding_table.weight"
@@ -48,6 +49,7 @@ class Imported:
         out_channels: Channels of the raw output.
         labels: Class embeddings, (K + 1, cond_width), the last row for "no class"; None without classes.
         scheduler: The pipeline's scheduler configuration; None when there is none.
+        pipeline: Contents of the pipeline's `model_index.json`; empty for a model alone.
     """
 
     network: NetworkPart
@@ -56,6 +58,7 @@ class Imported:
     out_channels: int
     labels: Tensor | None = None
     scheduler: dict[str, Any] | None = None  # Any: JSON
+    pipeline: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
 
     def build(self) -> Network:
         """The live network with the imported weights."""
@@ -74,11 +77,13 @@ def read_folder(path: Path | str, *, size: tuple[int, int] | None = None) -> Imp
     Raises:
         UsageError: Not such a folder, a pickle instead of safetensors, another model class, or a setting that our
             networks do not have, named with its value.
+        RunError: A broken file.
     """
     folder = Path(path)
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json", optional=True)
-    if (folder / "model_index.json").exists():
-        folder = _network_folder(folder)
+    scheduler = _json(folder / _SCHEDULER, optional=True)
+    pipeline = _json(folder / _INDEX, optional=True) or {}
+    if pipeline:
+        folder = _network_folder(folder, pipeline)
     config = _json(folder / _CONFIG) or {}
     weights = _read_weights(folder)
     name = str(config.get("_class_name"))
@@ -87,12 +92,12 @@ def read_folder(path: Path | str, *, size: tuple[int, int] | None = None) -> Imp
         ours, labels = _split(part, shape, out_channels, weights, rules=UNET_RULES, tables=(_UNET_TABLE,))
         if labels is not None:
             labels = torch.cat([labels, labels.new_zeros(1, labels.shape[1])])
-        return Imported(part, ours, shape, out_channels, labels, scheduler)
+        return Imported(part, ours, shape, out_channels, labels, scheduler, pipeline)
     if name == _DIT:
         dit, shape, out_channels = dit_from_config(config)
         tables = tuple(_DIT_TABLE.format(layer=layer) for layer in range(dit.depth))
         ours, labels = _split(dit, shape, out_channels, weights, rules=DIT_RULES, tables=tables, layers=dit.depth)
-        return Imported(dit, ours, shape, out_channels, labels, scheduler)
+        return Imported(dit, ours, shape, out_channels, labels, scheduler, pipeline)
     raise unknown_name(f"{folder / _CONFIG}: model class", name, (_UNET, _DIT))
 
 
@@ -124,6 +129,7 @@ def write_folder(
 
     Raises:
         UsageError: The folder exists, or the network has a setting that the foreign class does not know.
+        RunError: It cannot be written; nothing is left behind.
     """
     target = Path(path)
     if target.exists():
@@ -138,6 +144,10 @@ def write_folder(
             if labels[-1].any():
                 notes.append("the embedding of 'no class' is not zero; UNet2DModel has no row for it, it was dropped")
     elif isinstance(network, DiT):
+        if scheduler is not None:
+            raise UsageError(
+                "a DiT is exported as a model, not as a pipeline (it would need a codec); leave the scheduler out"
+            )
         if labels is None:
             labels = torch.zeros(2, network.width)
             notes.append("DiTTransformer2DModel always has classes; it got one, whose embedding is zero")
@@ -179,27 +189,20 @@ def _split(
     return ours, labels
 
 
-def _network_folder(folder: Path) -> Path:
+def _network_folder(folder: Path, pipeline: Mapping[str, Any]) -> Path:  # Any: JSON
     """The part of a pipeline that holds the network."""
-    index = _json(folder / "model_index.json") or {}
     for name in ("unet", "transformer"):
-        if name in index:
+        if name in pipeline:
             return folder / name
-    raise UsageError(f"{folder / 'model_index.json'} names neither a unet nor a transformer; give the network's folder")
+    raise UsageError(f"{folder / _INDEX} names neither a unet nor a transformer; give the network's folder")
 
 
 def _json(path: Path, *, optional: bool = False) -> dict[str, Any] | None:
-    if not path.is_file():
-        if optional:
-            return None
-        raise UsageError(f"{path} does not exist; give the folder of a diffusers model or pipeline")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}); the folder is damaged") from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{path} holds no JSON object; the folder is damaged")
-    return data
+    if path.is_file():
+        return files.read_json(path)
+    if optional:
+        return None
+    raise UsageError(f"{path} does not exist; give the folder of a diffusers model or pipeline")
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -212,12 +215,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
                 f"save_pretrained(..., safe_serialization=True)"
             )
         raise UsageError(f"{path} does not exist; only models in one safetensors file can be imported")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise UsageError(f"{path} is not a whole safetensors file ({error}); copy it again") from None
     renamed = {}
-    for name, tensor in weights.items():
+    for name, tensor in read_safetensors(path).items():
         for old, new in LEGACY_NAMES.items():
             name = name.replace(old, new) if ".attentions." in name else name
         renamed[name] = tensor
@@ -227,33 +226,25 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _write(
     target: Path, config: dict[str, Any], weights: dict[str, Tensor], scheduler: Mapping[str, Any] | None
 ) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    """Write a model's or a pipeline's folder beside its place and rename it."""
+    # Neither by `save_safetensors`, whose notes on ties and layouts diffusers cannot read, nor by `files.staged`, whose
+    # manifest would be a strange file there.
+    data = safetensors.torch.save(weights, metadata={"format": "pt"})
+    staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+    folder = staging if scheduler is None else staging / "unet"
     try:
-        folder = staged
+        files.make_folder(folder)
+        files.write_bytes(folder / _WEIGHTS, data)
+        files.write_json(folder / _CONFIG, config)
         if scheduler is not None:
-            unet = config["_class_name"] == _UNET
-            if not unet:
-                raise UsageError(
-                    "a DiT is exported as a model, not as a pipeline (it would need a codec); leave the scheduler out"
-                )
-            folder = staged / "unet"
-            (staged / "scheduler").mkdir()
-            _dump(staged / "scheduler" / "scheduler_config.json", dict(scheduler))
             index = {
                 "_class_name": "DDPMPipeline",
                 "scheduler": ["diffusers", scheduler["_class_name"]],
                 "unet": ["diffusers", _UNET],
             }
-            _dump(staged / "model_index.json", index)
-            folder.mkdir()
-        _dump(folder / _CONFIG, config)
-        save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
-        staged.chmod(0o755)  # a temporary folder is private, a model is not
-        staged.rename(target)
+            files.make_folder((staging / _SCHEDULER).parent)
+            files.write_json(staging / _SCHEDULER, dict(scheduler))
+            files.write_json(staging / _INDEX, index)
+        staging.rename(target)
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _dump(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        shutil.rmtree(staging, ignore_errors=True)

@@ -13,7 +13,7 @@ from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
 
-__all__ = ["ClassLabel", "Conditioner", "ConditionerPart", "NoCondition"]
+__all__ = ["ClassLabel", "Conditioner", "ConditionerPart", "LabelNumber", "NoCondition"]
 
 
 class Conditioner(nn.Module, abc.ABC):
@@ -28,6 +28,9 @@ class Conditioner(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, cond: Conditions, batch: int) -> Embedding:
         """Embed the conditions of `batch` samples; what is absent becomes the learned "no condition"."""
+
+    def check(self, cond: Conditions) -> None:
+        """Raise a `UsageError` for values that the model does not know; once for all, while they are on the CPU."""
 
 
 class ConditionerPart(Part, abc.ABC):
@@ -55,22 +58,55 @@ class NoCondition(ConditionerPart):
         return _Nothing()
 
 
-class _LabelTable(Conditioner):
+class _Labels(Conditioner):
+    """What label conditioners share: labels are 0..K-1, and "no class" is K.
+
+    Args:
+        classes: K.
+        null: Whether the network knows K.
+    """
+
     reads = ("label",)
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, classes: int, *, null: bool) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.null = classes, null
+
+    def check(self, cond: Conditions) -> None:
+        """Raise a `UsageError` for a label outside 0..K-1, or an absent one where there is no "no class"."""
+        if "label" in cond.values:
+            labels = cond.values["label"][cond.present["label"]]
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+                raise UsageError(
+                    f"labels run from {int(labels.min())} to {int(labels.max())}, but the model knows 0 to "
+                    f"{self.classes - 1}; choose among these"
+                )
+        self._check_absent(cond)
+
+    def _check_absent(self, cond: Conditions) -> None:
+        if not self.null and not ("label" in cond.values and bool(cond.present["label"].all())):
+            raise UsageError(
+                "a sample has no label, and this model has no row for 'no class'; give every sample a label, and "
+                "sample without guidance that leaves labels out (cfg)"
+            )
+
+    def _numbers(self, cond: Conditions, batch: int, device: torch.device) -> Tensor:
+        """Label or K of each sample, (B,) of an integer type."""
+        self._check_absent(cond)  # without "no class" this waits for the device: better than a wrong row
+        if "label" not in cond.values:
+            return torch.full((batch,), self.classes, device=device)
+        return torch.where(cond.present["label"], cond.values["label"], self.classes)
+
+
+class _LabelTable(_Labels):
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__(classes, null=True)
         rows = torch.empty(classes + 1, width)
         nn.init.normal_(rows, std=0.02, generator=torch.Generator().manual_seed(classes))
         self.table = nn.Embedding(classes + 1, width, _weight=rows)
 
     def forward(self, cond: Conditions, batch: int) -> Embedding:
-        if "label" in cond.values:
-            rows = torch.where(cond.present["label"], cond.values["label"], self.classes)
-        else:
-            rows = torch.full((batch,), self.classes, device=self.table.weight.device)
-        return Embedding(vector=self.table(rows))
+        return Embedding(vector=self.table(self._numbers(cond, batch, self.table.weight.device)))
 
 
 class ClassLabel(ConditionerPart):
@@ -93,10 +129,37 @@ class ClassLabel(ConditionerPart):
             )
         return _LabelTable(self.classes, width)
 
-    def check_labels(self, labels: Tensor) -> None:
-        """Raise a `UsageError` when a label is outside 0..K-1."""
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+
+class _LabelNumber(_Labels):
+    place: Tensor
+
+    def __init__(self, classes: int, *, null: bool) -> None:
+        super().__init__(classes, null=null)
+        # It has no weights: an empty buffer tells on which device the model is.
+        self.register_buffer("place", torch.empty(0), persistent=False)
+
+    def forward(self, cond: Conditions, batch: int) -> Embedding:
+        return Embedding(vector=self._numbers(cond, batch, self.place.device)[:, None])
+
+
+class LabelNumber(ConditionerPart):
+    """The number of the class itself, (B, 1), for networks that embed labels themselves, as those of diffusers do.
+
+    Attributes:
+        classes: Number of classes, K; labels are 0..K-1.
+        null: Whether the network's table has a row K for "no class". `DiTTransformer2DModel` has one; `UNet2DModel` has
+            none, unless it was trained with a class more for this. Without, absent labels are refused.
+    """
+
+    kind: Literal["label_number"] = "label_number"
+    classes: int = Field(ge=1)
+    null: bool
+
+    def build(self, width: int) -> Conditioner:
+        """A module without weights."""
+        if width != 1:
             raise UsageError(
-                f"labels run from {int(labels.min())} to {int(labels.max())}, but the model knows 0 to "
-                f"{self.classes - 1}"
+                f"conditioner 'label_number' needs a network that embeds labels itself (width 1), but this one takes "
+                f"vectors of width {width}; use 'class_label'"
             )
+        return _LabelNumber(self.classes, null=self.null)

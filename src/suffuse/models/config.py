@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from suffuse.base.part import Joint, Part
-from suffuse.models.conditioner import ClassLabel, ConditionerPart, NoCondition
+from suffuse.models.conditioner import ClassLabel, ConditionerPart, LabelNumber, NoCondition
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks import NetworkConfig
 from suffuse.process import Identity, Path, Prediction, TimeCondition
@@ -16,7 +16,7 @@ __all__ = ["FORMAT_VERSION", "ConditionerConfig", "ModelConfig"]
 
 FORMAT_VERSION = 1
 
-ConditionerConfig = Annotated[ConditionerPart, Joint("conditioner", NoCondition, ClassLabel)]
+ConditionerConfig = Annotated[ConditionerPart, Joint("conditioner", NoCondition, ClassLabel, LabelNumber)]
 
 
 class ModelConfig(Part):
