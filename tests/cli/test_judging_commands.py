@@ -45,7 +45,8 @@ def test_evaluation_measures_as_the_recipe_says(evaluated: tuple[Path, Any]) -> 
     # Two halves of 898 real digits are far nearer to each other than 32 samples of an untrained model to them.
     assert 0 < found["floor"] < rows["fd_digits_classes"]["value"] / 10
     assert found["memorisation"]["samples"] == 8
-    assert found["memorisation"]["baseline"] == "training"
+    assert found["memorisation"]["baseline"] == found["memorisation"]["against"] == "training"
+    assert (found["memorisation"]["searched"], found["memorisation"]["probes"]) == (1797, 1000)
 
 
 def test_evaluation_prints_its_figures_with_floor_and_ruler(evaluated: tuple[Path, Any]) -> None:
@@ -79,11 +80,13 @@ def test_evaluating_again_gives_the_same_figures_and_one_section_in_the_card(
 def test_evaluation_as_json_and_with_another_ruler(suffuse: Command, evaluated: tuple[Path, Any]) -> None:
     run, _ = evaluated
     options = ("--n", 16, "--nfe", 4, "--solver", "{kind: ddim, eta: 0.5}", "--seed", 7, "--weights", "ema_1000")
+    options += ("--grid", "uniform", "--batch", 5, "--precision", "bfloat16", "--features", "trained")
     found = json.loads(suffuse("eval", run, "--json", *options).out)
     assert found == figures(run)
     ruler = found["measurements"][0]["ruler"]
     assert (ruler["weights"], ruler["solver"], ruler["nfe"]) == ("ema_1000", "ddim(eta=0.5)", 4.0)
     assert (ruler["samples"], ruler["seed"]) == (16, 7)
+    assert (ruler["grid"], ruler["precision"]) == ("uniform(steps=4)", "bfloat16")
 
 
 def test_comparison_measures_every_run_solver_and_cost_with_one_ruler(

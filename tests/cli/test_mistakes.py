@@ -84,6 +84,7 @@ def test_mistakes_in_training(
         (["--n", "-3"], ["n is -3"]),
         (["--first", "-1"], ["first is -1"]),
         (["--batch", "0"], ["batch", "0"]),
+        (["--precision", "half"], ["precision", "'float32' or 'bfloat16'", "'half'"]),
         (["--nfe", "0"], ["nfe is 0", "at least 1"]),
         (["--steps", "0"], ["steps", "0"]),
         (["--nfe", "5", "--steps", "5"], ["nfe and steps", "give one"]),
@@ -248,15 +249,13 @@ def test_ctrl_c_leaves_with_130(suffuse: Command, labelled: Path, monkeypatch: p
     assert suffuse("sample", labelled).code == 130
 
 
-def test_a_stopped_training_says_how_to_go_on(
-    suffuse: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_stopped_training_names_its_signal(suffuse: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise Stopped(signal.SIGTERM)
 
     monkeypatch.setattr("suffuse.training.run.train", stopped)
     said = suffuse("train", "digits-ddpm", f"out={tmp_path / 'run'}")
-    assert (said.code, said.err) == (143, "suffuse: stopped by SIGTERM; go on with --resume\n")
+    assert (said.code, said.err) == (143, "suffuse: stopped by SIGTERM\n")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +264,7 @@ def test_a_stopped_training_says_how_to_go_on(
         (UsageError("wrong; right it"), 2, "suffuse: wrong; right it\n"),
         (RunError("failed"), 1, "suffuse: failed\n"),
         (KeyboardInterrupt(), 130, "suffuse: stopped\n"),
-        (Stopped(signal.SIGINT), 130, "suffuse: stopped by SIGINT; go on with --resume\n"),
+        (Stopped(signal.SIGINT), 130, "suffuse: stopped by SIGINT\n"),
         (SystemExit(3), 3, ""),
     ],
 )

@@ -134,6 +134,7 @@ def test_facts_are_json_even_where_a_setting_is_infinite(suffuse: Command, label
         "seed": 3,
         "weights": "ema_10",
         "nfe": 6.0,
+        "precision": "float32",
         "solver": "heun",
         "grid": "log_snr(steps=2)",
         "guidance": "cfg(scale=3.0)",

@@ -50,6 +50,37 @@ def test_data_that_repeat_themselves_are_said_to():
     assert report.worst[-1].ratio == float("inf")
 
 
+def test_blocks_that_are_read_once_give_what_the_whole_gives():
+    training, generated = _images(50, 0), _images(20, 1)
+    generated[7], training[31] = training[33], training[2]  # a copy within the data, in another block
+    whole = memorisation(generated, training)
+    for rows in (1, 7, 50):
+        assert memorisation(generated, iter(training.split(rows)), probes=training) == whole
+    assert (whole.searched, whole.probes, whole.samples) == (50, 50, 20)
+    assert (whole.copies, whole.worst[0].training) == (1, 33)
+    assert whole.real_copies == 2 / 50
+    assert "one of the 50 training samples in pixels as the nearest 5% of 50 training ones" in whole.lines()[0]
+
+
+def test_probes_are_measured_against_all_others():
+    training, generated = _images(50, 0), _images(20, 1)
+    few = memorisation(generated, training, probes=training[:10])
+    assert (few.searched, few.probes) == (50, 10)
+    gaps = torch.cdist(
+        training.flatten(1).double(), training.flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    gaps.fill_diagonal_(torch.inf)
+    # The quantile 5 % of ten numbers, lower: the least of them.
+    assert few.threshold == pytest.approx(float(gaps[:10].min()))
+
+
+def test_data_that_the_model_may_not_have_seen_are_not_called_training():
+    report = memorisation(_images(5, 0), _images(20, 1), against="reference")
+    assert (report.against, report.baseline) == ("reference", "reference")
+    assert not any("training" in line for line in report.lines())
+    assert "20 reference samples" in report.lines()[0]
+
+
 def test_report_is_plain_data():
     report = memorisation(_images(5, 0), _images(20, 1), space="fd_x_classes", worst=2)
     data = json.loads(json.dumps(report.dump()))
@@ -64,3 +95,10 @@ def test_bad_requests_are_named():
         memorisation(_images(5, 0), _images(1, 1))
     with pytest.raises(UsageError, match="width 16 and the training set has width 9"):
         memorisation(_images(5, 0), torch.zeros(5, 1, 3, 3))
+    blocks = _images(8, 1).split(4)
+    with pytest.raises(UsageError, match=r"the training set comes in blocks.*give probes or held_out"):
+        memorisation(_images(5, 0), iter(blocks))
+    with pytest.raises(UsageError, match=r"held_out and probes are both .*; give one"):
+        memorisation(_images(5, 0), blocks[0], held_out=blocks[1], probes=blocks[0])
+    with pytest.raises(UsageError, match="the reference set has 0 points; at least 2"):
+        memorisation(_images(5, 0), iter(()), probes=blocks[0], against="reference")

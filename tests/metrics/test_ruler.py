@@ -40,6 +40,7 @@ def test_every_field_of_a_ruler_counts():
         grid="uniform",
         nfe=10,
         guidance="cfg(2)",
+        precision="bfloat16",
         samples=10,
         resize="bilinear",
         features="pixels",
@@ -68,6 +69,8 @@ def test_other_rulers_are_refused_or_annotated_even_between_later_rows():
     assert note is not None
     assert "samples (1797 | 100)" in note
     assert side_by_side(rows, allow=("samples", "weights")).varying == ("weights", "samples")
+    with pytest.raises(UsageError, match=r"precision \(None \| bfloat16\)"):
+        side_by_side([_measured(0.9), _measured(0.8, precision="bfloat16")])
 
 
 def test_different_measures_are_not_compared_with_each_other():

@@ -13,11 +13,13 @@ from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.models.conditioner import ClassLabel
+from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.exact import ExactMixture
+from suffuse.networks import MLP
 from suffuse.networks.contract import Network, Output
 from suffuse.networks.part import seeded
-from suffuse.process import EDM, VP, EDMPrediction, Flow, LogSigma, PathPart
+from suffuse.process import EDM, VP, EDMPrediction, Flow, LogSigma, PathPart, V
 from suffuse.sampling import (
     CFG,
     DDIM,
@@ -28,6 +30,7 @@ from suffuse.sampling import (
     Samples,
     SolverPart,
     Uniform,
+    loop,
     sample,
     sample_batches,
 )
@@ -155,6 +158,29 @@ def test_evaluations_are_counted(model: Denoiser, together: bool, guidance: dict
 
 def test_every_solver_is_counted(solver: SolverPart, model: Denoiser) -> None:
     assert sample(model, 2, shape=SHAPE, solver=solver, grid=GRID).nfe == solver.evaluations(6)
+    short = GRID.replace(end="t_min")
+    assert sample(model, 2, shape=SHAPE, solver=solver, grid=short).nfe == solver.evaluations(6, to_clean=False)
+
+
+def test_a_model_with_a_configuration_needs_no_more_than_a_count() -> None:
+    config = ModelConfig(network=MLP(width=8, depth=1, zero_init=False), shape=(2,), path=VP(steps=100), prediction=V())
+    model = config.build()
+    made = sample(model, 3)
+    assert torch.equal(made.x, sample(model, 3, shape=(2,), solver=DPMSolverPP(), grid=Uniform(steps=20)).x)
+    bare = ExactMixture(EDM(), torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    model.config = None
+    for unknown in (bare, model):
+        with pytest.raises(UsageError, match="no configuration that tells the shape of its samples; give `shape`"):
+            sample(unknown, 3)
+
+
+def test_time_is_read_when_the_device_is_done(model: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    sample(model, 2, shape=SHAPE, solver=DDIM(), grid=GRID)
+    assert not waited, "a CPU is done when it returns"
+    loop._clock(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]
 
 
 def test_modes_come_back_also_after_a_failure(model: Denoiser) -> None:
@@ -228,6 +254,8 @@ def test_mistakes_are_named_before_any_work(model: Denoiser) -> None:
         run(batch=-1)
     with pytest.raises(UsageError, match="condition 'label' has 7 values for 8 samples; give one for each sample"):
         run(n=8, cond=LABELS)
+    with pytest.raises(UsageError, match="labels run from 0 to 3, but the model knows 0 to 2"):
+        run(n=2, cond=Conditions.of(label=torch.tensor([0, 3])))
     with pytest.raises(UsageError, match="grid 'list' with 2 steps does not fall from 1 to 2"):
         run(grid=ListedTimes(listed=(1.0, 2.0)))
 

@@ -210,10 +210,10 @@ def test_evaluations_are_what_is_declared(
     model, seen = mixture(EDM()), []
     plain = model.denoise
     model.denoise = lambda x, t: (seen.append(t), plain(x, t))[1]  # type: ignore[method-assign]  # a counter
-    for steps in (1, 2, 5):
+    for steps, end in itertools.product((1, 2, 5), (0.0, EDM().t_min)):
         seen.clear()
-        integrate(solver, model, _start(), [*EDM().t_of(NODES).tolist()[:steps], 0.0])
-        assert len(seen) == solver.evaluations(steps)
+        integrate(solver, model, _start(), [*EDM().t_of(NODES).tolist()[:steps], end])
+        assert len(seen) == solver.evaluations(steps, to_clean=end == 0)
 
 
 def test_solvers_survive_json(solver: SolverPart) -> None:
@@ -223,9 +223,11 @@ def test_solvers_survive_json(solver: SolverPart) -> None:
 
 
 def test_steps_for_is_the_most_that_fits(solver: SolverPart) -> None:
-    for budget in range(1, 20):
-        steps = solver.steps_for(budget)
-        assert solver.evaluations(steps) <= budget < solver.evaluations(steps + 1)
+    for to_clean in (True, False):
+        for budget in range(solver.evaluations(1, to_clean=to_clean), 20):
+            steps = solver.steps_for(budget, to_clean=to_clean)
+            cost, more = (solver.evaluations(n, to_clean=to_clean) for n in (steps, steps + 1))
+            assert cost <= budget < more
     with pytest.raises(UsageError, match=rf"solver '{solver.kind}' cannot do a step in 0 evaluations; raise nfe"):
         solver.steps_for(0)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from suffuse.tasks.compare import (
     ruler_words,
     save_comparison,
 )
+from suffuse.tasks.generate import Generated, generate
 from suffuse.tasks.judge import ImageJudge
 from suffuse.tasks.runs import OpenRun
 
@@ -51,12 +53,28 @@ def test_every_way_is_a_point_with_its_counted_cost(compared: Compared) -> None:
     assert len(set(values)) == len(values), "other weights, solvers and costs give other samples"
 
 
+def test_every_run_is_warmed_up_once_before_it_is_timed(
+    make_run: MakeRun, make_pictures: MakePictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def counted(run: OpenRun, n: int, *more: Any, **options: Any) -> Generated:
+        calls.append((run.name, n))
+        return generate(run, n, *more, **options)
+
+    monkeypatch.setattr("suffuse.tasks.compare.generate", counted)
+    ways = contenders([make_run("one"), make_run("two", seed=1)], nfe=(1, 2))
+    compare(ways, ImageJudge(make_pictures(), Pixels(SHAPE), count=100), samples=12)
+    assert calls == [("one", 8), ("two", 8), ("one", 12), ("one", 12), ("two", 12), ("two", 12)]
+
+
 def test_table_shows_points_floor_and_ruler(compared: Compared) -> None:
     table = comparison_table(compared)
     for point in compared.points:
         assert f"| {point.name} | {point.nfe:g} | {point.seconds:.2f} | {point.quality.value:.4g} |" in table
     assert f"| two halves of the real data, half the count | | | {compared.floor:.4g} |" in table
     assert "8 samples of seed 3; features pixels; reference pets, 24 samples" in table
+    assert "network in float32; suffuse" in table
     assert "Mind" not in table
 
 

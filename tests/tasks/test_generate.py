@@ -42,6 +42,15 @@ def test_a_model_without_classes_has_no_labels(make_run: MakeRun) -> None:
         labels_for(run, 3, "cat")
 
 
+def test_half_precision_reaches_the_network_and_only_it(make_run: MakeRun) -> None:
+    run = make_run()
+    exact = generate(run, 2, run.sampling)
+    half = generate(run, 2, run.sampling.replace(precision="bfloat16"))
+    assert half.x.dtype == torch.float32
+    assert not torch.equal(half.x, exact.x)
+    torch.testing.assert_close(half.x, exact.x, rtol=0.1, atol=0.1)  # bfloat16 has three digits
+
+
 def test_samples_carry_their_labels_and_cost(make_run: MakeRun) -> None:
     run = make_run(classes=("cat", "dog"))
     done: list[int] = []

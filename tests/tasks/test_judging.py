@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +16,7 @@ import pytest
 import torch
 
 from suffuse.base.errors import UsageError
-from suffuse.data import Dataset, Digits, GaussianMixture, Rings, Shapes
+from suffuse.data import DataPart, Dataset, Digits, GaussianMixture, Images, Rings, Shapes
 from suffuse.metrics import Pixels
 from suffuse.tasks import judge as judging
 from suffuse.tasks.evaluate import evaluate, figures_table, read_evaluation
@@ -42,6 +45,7 @@ def test_real_data_judged_as_samples_are_at_no_distance_and_copies(
     dataset = make_pictures()
     judge = ImageJudge(dataset, Pixels(SHAPE), count=100)
     made, run = as_samples(dataset, len(dataset)), make_run()
+    made = replace(made, x=made.x + 0.4 / 127.5)  # what nobody sees: it rounds to the same eight bits
     rows = {row.name: row.value for row in judge.measure(made, ruler_of(run, run.sampling, made, seed=0))}
     # The mean over 24 pictures of 192 pixels in [-1, 1] rounds at 1e-6; squares and roots of variances stay below 1e-4.
     assert rows["pixels"] == pytest.approx(0, abs=1e-4)
@@ -162,6 +166,7 @@ def test_features_that_had_to_be_trained_anew_are_told(
     told: list[str] = []
     pixels = Pixels(SHAPE)
     monkeypatch.setattr(pixels, "note", "kept features were damaged", raising=False)
+    monkeypatch.setattr(pixels, "to", lambda device: pixels, raising=False)
     monkeypatch.setattr(judging, "train_extractor", lambda dataset, cache: pixels)
     judge_of(make_run(), samples=10, source=Shapes(size=8, count=12), cache=tmp_path, note=told.append)
     assert told[-1] == "kept features were damaged"
@@ -173,5 +178,94 @@ def test_reference_is_a_fixed_choice_of_at_most_so_many(make_pictures: MakePictu
     assert first.index.tolist() == again.index.tolist()
     assert len(set(first.index.tolist())) == 10
     assert first.floor == again.floor
-    made = as_samples(dataset, 8)
-    assert first.memorised(made, nearest=8).copies == sum(i < 8 for i in first.index.tolist())
+
+
+def test_copies_are_found_among_all_training_images_not_only_among_the_reference(
+    make_run: MakeRun, make_pictures: MakePictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_pictures()
+    monkeypatch.setattr(judging, "_NUMBERS", 5 * 3 * 8 * 8)  # blocks of five of the 24 pictures
+    monkeypatch.setattr(judging, "_PROBES", 9)
+    judge, run = ImageJudge(dataset, Pixels(SHAPE), count=10), make_run()
+    made = generate(run, 12, run.sampling)
+    missed = next(i for i in range(24) if i not in judge.index.tolist())
+    planted = {3: missed, 7: 23}
+    for place, source in planted.items():
+        picture = dataset.batch(torch.tensor([source])).x0
+        assert picture is not None
+        made.x[place] = picture[0] - 0.4 / 127.5
+    report = judge.memorised(made, nearest=10)
+    assert (report.copies, report.samples, report.searched, report.probes) == (2, 10, 24, 9)
+    assert {pair.generated: pair.training for pair in report.worst[:2]} == planted
+
+
+def test_only_a_run_s_own_data_are_called_training(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractor, "_fit", lambda dataset, plan, index, progress: extractor._network(plan))
+    own = Shapes(size=8, count=12)
+    run = make_run(data=own)
+    for source, against in ((None, "training"), (own, "training"), (Shapes(size=8, count=13), "reference")):
+        judge = judge_of(run, samples=6, source=source)
+        assert isinstance(judge, ImageJudge)
+        found = evaluate(run, judge, run.sampling, samples=6)
+        assert found.memorised is not None
+        assert found.memorised.against == against
+        page = write_report(run.folder).read_text()
+        assert f"its nearest {against} image" in page
+        assert ("training image" in page) == (against == "training")
+
+
+def test_copies_that_an_old_evaluation_could_not_see_are_not_told(make_run: MakeRun) -> None:
+    run = make_run()
+    (run.folder / "evaluation").mkdir()
+    path = run.folder / "evaluation" / "figures.json"
+    path.write_text(json.dumps({"format_version": 1, "seconds": 2.0, "memorisation": {"copies": 0}}))
+    assert read_evaluation(run.folder) == {"format_version": 1, "seconds": 2.0, "memorisation": None}
+    path.write_text(json.dumps({"format_version": 3}))
+    with pytest.raises(UsageError, match="format_version 3, written by a newer suffuse"):
+        read_evaluation(run.folder)
+
+
+def test_the_feature_network_runs_where_the_model_is(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractor, "_fit", lambda dataset, plan, index, progress: extractor._network(plan))
+    places: list[torch.device] = []
+    original = extractor.TrainedFeatures.to
+    monkeypatch.setattr(
+        extractor.TrainedFeatures, "to", lambda self, device: (places.append(device), original(self, device))[1]
+    )
+    run = make_run()
+    judge_of(run, samples=6, source=Shapes(size=8, count=12))
+    assert places == [run.model.device]
+
+
+def test_inception_is_taken_only_when_it_can_be(make_run: MakeRun, tmp_path: Path) -> None:
+    run, pictures = make_run(), Shapes(size=8, count=12)
+
+    def told(features: str, run: OpenRun = run, source: DataPart = pictures) -> str:
+        with pytest.raises(UsageError) as caught:
+            judge_of(run, samples=10, source=source, features=features, cache=tmp_path)
+        return str(caught.value)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "torchvision", None)
+        assert "pip install 'suffuse[inception]'" in told("inception")
+    with pytest.MonkeyPatch.context() as patched:
+        module = types.ModuleType("torchvision.models.inception")
+        patched.setattr(module, "Inception3", None, raising=False)
+        for name in ("torchvision", "torchvision.models"):
+            patched.setitem(sys.modules, name, types.ModuleType(name))
+        patched.setitem(sys.modules, "torchvision.models.inception", module)
+        assert f"weights {tmp_path / 'here.pth'} are not there" in told(f"inception:{tmp_path / 'here.pth'}")
+    assert "feature space 'incepton' does not exist; did you mean 'inception'?" in told("incepton")
+    points = make_run("points", shape=(2,))
+    assert "features 'inception' are of images, but 'rings' are points" in told("inception", points, Rings())
+    assert not list(tmp_path.glob("*-features-*")), "nothing was trained"
+
+
+def test_a_run_whose_data_are_elsewhere_asks_for_others(make_run: MakeRun, tmp_path: Path) -> None:
+    there = tmp_path / "somebody" / "else"
+    run = make_run(data=Images(path=there, size=8))
+    with pytest.raises(UsageError, match=f"cannot be loaded .*{there}.*; give --data$"):
+        judge_of(run, samples=10)
+    with pytest.raises(UsageError) as caught:
+        judge_of(run, samples=10, source=Images(path=tmp_path / "mistyped", size=8))
+    assert "give --data" not in str(caught.value), "it was given"

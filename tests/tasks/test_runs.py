@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def test_a_run_samples_as_its_recipe_says_and_a_converted_one_by_default(make_ru
         (Wanted(nfe=7, cfg=0), {"grid": Uniform(steps=7), "guidance": CFG(scale=0)}),
         (Wanted(cfg=1), {"guidance": NoGuidance()}),
         (Wanted(batch=4), {"batch": 4}),
+        (Wanted(precision="bfloat16"), {"precision": "bfloat16"}),
+        (
+            Wanted(nfe=7, solver="heun", grid={"kind": "uniform", "end": "t_min"}),
+            {"grid": Uniform(steps=3, end="t_min"), "solver": Heun()},
+        ),
     ],
 )
 def test_wishes_are_laid_over_the_run_s_own_settings(
@@ -51,12 +57,25 @@ def test_wishes_are_laid_over_the_run_s_own_settings(
     assert settle(digits_run, wanted) == digits_run.sampling.replace(**expected)
 
 
+def test_another_scale_keeps_the_interval_of_the_run_s_guidance(digits_run: OpenRun) -> None:
+    assert digits_run.recipe is not None
+    own = CFG(scale=2, above=0.3, up_to=5, together=False)
+    recipe = digits_run.recipe.replace(sampling=digits_run.sampling.replace(guidance=own))
+    run = replace(digits_run, recipe=recipe)
+    assert settle(run, Wanted(cfg=4)).guidance == own.replace(scale=4)
+    assert settle(run, Wanted()).guidance == own
+    assert settle(run, Wanted(cfg=1)).guidance == NoGuidance()
+
+
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
         (Wanted(nfe=1, cfg=2), "cannot do a step"),
         (Wanted(grid={"kind": "list", "listed": [90, 40]}, steps=3), "leave steps out"),
         (Wanted(solver={"eta": 1}), "solver needs `kind`"),
+        (Wanted(precision="half"), "precision: Input should be 'float32' or 'bfloat16' .*'half'"),
+        # The last step ends at noise, so that it takes two evaluations as well.
+        (Wanted(nfe=1, solver="heun", grid={"kind": "uniform", "end": "t_min"}), "cannot do a step in 1 eval"),
     ],
 )
 def test_wishes_that_exclude_each_other_are_refused(digits_run: OpenRun, wanted: Wanted, told: str) -> None:

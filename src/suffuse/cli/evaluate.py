@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from suffuse.cli.console import bar, note, say
-from suffuse.cli.options import Device, Guide, Nfe, SolverName, Steps, Weights
+from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, SolverName, Steps, Weights
 
 __all__ = ["eval_command"]
 
@@ -20,8 +20,14 @@ def eval_command(
     nfe: Nfe = None,
     steps: Steps = None,
     solver: SolverName = None,
+    grid: GridName = None,
     cfg: Guide = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the samples.")] = None,
+    batch: Batch = None,
+    precision: Precision = None,
+    features: Annotated[
+        str, typer.Option("--features", help="trained (on the reference data), inception or inception:WEIGHTS_FILE.")
+    ] = "trained",
     weights: Weights = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
@@ -35,10 +41,19 @@ def eval_command(
     from suffuse.training.recipe import EvaluationSettings
 
     opened = open_run(run, weights=weights, device=device)
-    settings = settle(opened, Wanted(solver=fields_of(solver), nfe=nfe, steps=steps, cfg=cfg))
+    asked = Wanted(
+        solver=fields_of(solver),
+        grid=fields_of(grid),
+        nfe=nfe,
+        steps=steps,
+        cfg=cfg,
+        batch=batch,
+        precision=precision,
+    )
+    settings = settle(opened, asked)
     plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()
     count = plan.samples if n is None else n
-    judge = judge_of(opened, samples=count, source=other_data(opened, data), note=note)
+    judge = judge_of(opened, samples=count, source=other_data(opened, data), features=features, note=note)
     with bar("sampling") as progress:
         found = evaluate(
             opened,

@@ -6,12 +6,27 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Device", "Guide", "Nfe", "SolverName", "Steps", "Weights", "fields_of", "numbers_of"]
+__all__ = [
+    "Batch",
+    "Device",
+    "GridName",
+    "Guide",
+    "Nfe",
+    "Precision",
+    "SolverName",
+    "Steps",
+    "Weights",
+    "fields_of",
+    "numbers_of",
+]
 
 Nfe = Annotated[int | None, typer.Option("--nfe", help="Network evaluations per sample, guidance included.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Solver steps, instead of --nfe.")]
 SolverName = Annotated[str | None, typer.Option("--solver", help="Kind, or fields as YAML: '{kind: ddim, eta: 1}'.")]
+GridName = Annotated[str | None, typer.Option("--grid", help="Kind, or fields as YAML: '{kind: karras, rho: 7}'.")]
 Guide = Annotated[float | None, typer.Option("--cfg", help="Scale of classifier-free guidance; 1 is none.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Samples at a time; changes nothing else.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="Of the network: float32 or bfloat16.")]
 Weights = Annotated[str | None, typer.Option("--weights", help="Which average; the primary one if left out.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from suffuse.cli.console import bar, say
-from suffuse.cli.options import Device, Guide, Nfe, SolverName, Steps, Weights
+from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, SolverName, Steps, Weights
 
 __all__ = ["sample_command"]
 
@@ -20,16 +20,15 @@ def sample_command(
     nfe: Nfe = None,
     steps: Steps = None,
     solver: SolverName = None,
-    grid: Annotated[
-        str | None, typer.Option("--grid", help="Kind, or fields as YAML: '{kind: karras, rho: 7}'.")
-    ] = None,
+    grid: GridName = None,
     cfg: Guide = None,
     label: Annotated[
         str | None, typer.Option("--label", help="Class by name or number; all in turn if left out.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="With its number, it determines each sample.")] = 0,
     first: Annotated[int, typer.Option("--first", help="Number of the first sample.")] = 0,
-    batch: Annotated[int | None, typer.Option("--batch", help="Samples at a time; changes nothing else.")] = None,
+    batch: Batch = None,
+    precision: Precision = None,
     weights: Weights = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures; RUN/samples if left out.")] = None,
     separate: Annotated[bool, typer.Option("--separate", help="A file for each sample beside the sheet.")] = False,
@@ -46,8 +45,16 @@ def sample_command(
     from suffuse.tasks.runs import Wanted, named, open_run, settle
 
     opened = open_run(run, weights=weights, device=device)
-    wanted = Wanted(solver=fields_of(solver), grid=fields_of(grid), nfe=nfe, steps=steps, cfg=cfg, batch=batch)
-    settings = settle(opened, wanted)
+    asked = Wanted(
+        solver=fields_of(solver),
+        grid=fields_of(grid),
+        nfe=nfe,
+        steps=steps,
+        cfg=cfg,
+        batch=batch,
+        precision=precision,
+    )
+    settings = settle(opened, asked)
     if separate and len(opened.config.shape) != 3:
         raise UsageError("these samples are points, not images; leave --separate out")
     folder = out or opened.folder / "samples"
@@ -63,7 +70,8 @@ def sample_command(
     if as_json:
         how = {joint: named(getattr(settings, joint)) for joint in ("solver", "grid", "guidance")}
         facts = {"file": str(sheet), "samples": n, "first": first, "seed": seed, "weights": opened.config.weights}
-        say(json.dumps({**facts, "nfe": made.nfe, "seconds": made.seconds, **how}))
+        cost = {"nfe": made.nfe, "seconds": made.seconds, "precision": settings.precision}
+        say(json.dumps({**facts, **cost, **how}))
         return
     say(str(sheet))
     if time:

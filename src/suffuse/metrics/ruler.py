@@ -44,6 +44,7 @@ class Ruler(Part):
         grid: The grid, with its settings.
         nfe: Network evaluations a sample, counted.
         guidance: The guidance, with its scale.
+        precision: Of the network while sampling.
         samples: How many samples were measured.
         resize: What was done to the images before the features saw them.
         features: Name of the feature space.
@@ -60,6 +61,7 @@ class Ruler(Part):
     grid: str | None = None
     nfe: float | None = Field(default=None, ge=0)
     guidance: str | None = None
+    precision: str | None = None
     samples: int = Field(ge=1)
     resize: str = "none"
     features: str | None = None

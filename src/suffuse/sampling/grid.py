@@ -35,14 +35,17 @@ class GridPart(Part, abc.ABC):
     def nodes(self, path: PathPart) -> Tensor:
         """The `steps` times at which steps start, falling, (steps,) float64."""
 
+    def last(self, path: PathPart) -> float:
+        """Where the last step arrives."""
+        return path.t_clean if self.end == "clean" else path.t_min
+
     def times(self, path: PathPart) -> tuple[float, ...]:
         """All steps + 1 times, strictly falling.
 
         Raises:
             UsageError: The rule cannot be used on the path, or gives equal neighbours.
         """
-        end = path.t_clean if self.end == "clean" else path.t_min
-        times = (*self.nodes(path).tolist(), end)
+        times = (*self.nodes(path).tolist(), self.last(path))
         for earlier, later in itertools.pairwise(times):
             # Nodes that come from noise levels and back may miss an equal neighbour by rounding.
             if not later < earlier or math.isclose(earlier, later, abs_tol=1e-12):

@@ -15,10 +15,12 @@ from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
+from suffuse.models.denoiser import Denoiser
 from suffuse.process import PathPart
-from suffuse.sampling.grid import GridPart
+from suffuse.sampling.grid import GridPart, Uniform
 from suffuse.sampling.guidance.base import Denoise, GuidancePart, NoGuidance
 from suffuse.sampling.solvers.base import Estimate, Estimator, SolverPart
+from suffuse.sampling.solvers.dpm_solver import DPMSolverPP
 
 __all__ = ["Model", "Samples", "autocast", "sample", "sample_batches"]
 
@@ -52,12 +54,19 @@ class Samples:
     Attributes:
         x: Samples, (n, ...), on the model's device.
         nfe: Network evaluations per sample, guidance's halves included: counted, not assumed.
-        seconds: Wall time.
+        seconds: Wall time until the device was done.
     """
 
     x: Tensor
     nfe: float
     seconds: float
+
+
+def _clock(device: torch.device) -> float:
+    """Wall time once the device has done what it was given: CUDA works on after the call has returned."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
@@ -85,13 +94,36 @@ def _estimator(guided: Denoise, cond: Conditions | None, step: int, steps: int) 
     return estimate
 
 
+def _shape_of(model: Model) -> tuple[int, ...]:
+    """Shape of a sample by the model's configuration."""
+    if not isinstance(model, Denoiser) or model.config is None:
+        raise UsageError("this model has no configuration that tells the shape of its samples; give `shape`")
+    return model.config.shape
+
+
+def _check(model: Model, n: int, batch: int, solver: SolverPart, cond: Conditions | None) -> None:
+    if n < 1 or batch < 1:
+        raise UsageError(f"n is {n} and batch {batch}; both must be at least 1")
+    if solver.needs_mean and model.estimate != "mean":
+        raise UsageError(
+            f"solver {solver.kind!r} needs the posterior mean, but this model estimates the endpoint (a consistency "
+            "model); use a consistency solver"
+        )
+    cond = cond or Conditions()
+    for name, value in cond.values.items():
+        if len(value) != n:
+            raise UsageError(f"condition {name!r} has {len(value)} values for {n} samples; give one for each sample")
+    if isinstance(model, Denoiser):
+        model.conditioner.check(cond)
+
+
 def sample_batches(
     model: Model,
     n: int,
     *,
-    shape: tuple[int, ...],
-    solver: SolverPart,
-    grid: GridPart,
+    shape: tuple[int, ...] | None = None,
+    solver: SolverPart | None = None,
+    grid: GridPart | None = None,
     guidance: GuidancePart | None = None,
     cond: Conditions | None = None,
     seed: int = 0,
@@ -106,9 +138,9 @@ def sample_batches(
     Args:
         model: What to sample.
         n: Number of samples.
-        shape: Shape of one sample, (C, H, W) or (D,).
-        solver: How to go back.
-        grid: Where to stop on the way.
+        shape: Shape of one sample, (C, H, W) or (D,); the one in the model's configuration when None.
+        solver: How to go back; DPM-Solver++ when None.
+        grid: Where to stop on the way; 20 even steps when None.
         guidance: How to steer; None for none.
         cond: Conditions of all n samples; None for none.
         seed: With the sample's number it determines the noise, whatever the batch size or device.
@@ -119,23 +151,16 @@ def sample_batches(
         on_step: Called after each step with (samples finished before this batch, steps done in it).
 
     Raises:
-        UsageError: A count that is not positive, or parts that do not go together; raised at the first batch.
+        UsageError: A count that is not positive, no shape, conditions that the model does not know, or parts that do
+            not go together; raised at the first batch.
     """
-    if n < 1 or batch < 1:
-        raise UsageError(f"n is {n} and batch {batch}; both must be at least 1")
-    if solver.needs_mean and model.estimate != "mean":
-        raise UsageError(
-            f"solver {solver.kind!r} needs the posterior mean, but this model estimates the endpoint (a consistency "
-            "model); use a consistency solver"
-        )
-    for name, value in cond.values.items() if cond else ():
-        if len(value) != n:
-            raise UsageError(f"condition {name!r} has {len(value)} values for {n} samples; give one for each sample")
+    solver, grid, guidance = solver or DPMSolverPP(), grid or Uniform(), guidance or NoGuidance()
+    _check(model, n, batch, solver, cond)
+    shape = _shape_of(model) if shape is None else shape
     times = grid.times(model.path)
     steps = len(times) - 1
-    guidance = guidance or NoGuidance()
     for start in range(0, n, batch):
-        began = time.perf_counter()
+        began = _clock(model.device)
         index = torch.arange(first + start, first + min(start + batch, n))
         part = cond[start : start + len(index)].to(model.device) if cond else None
         counter = _Counter(model)
@@ -150,7 +175,7 @@ def sample_batches(
                 x, state = solver.step(_estimator(guided, part, i, steps), x, state, i, draws.at(i))
                 if on_step is not None:
                     on_step(start, i + 1)
-        yield Samples(x, counter.rows / len(index), time.perf_counter() - began)
+        yield Samples(x, counter.rows / len(index), _clock(x.device) - began)
 
 
 class _Evaluating:
@@ -172,9 +197,9 @@ def sample(
     model: Model,
     n: int,
     *,
-    shape: tuple[int, ...],
-    solver: SolverPart,
-    grid: GridPart,
+    shape: tuple[int, ...] | None = None,
+    solver: SolverPart | None = None,
+    grid: GridPart | None = None,
     guidance: GuidancePart | None = None,
     cond: Conditions | None = None,
     seed: int = 0,

@@ -25,6 +25,7 @@ from suffuse.training.recipe import SamplingSettings
 __all__ = ["Evaluated", "evaluate", "figures_table", "read_evaluation"]
 
 FOLDER = "evaluation"
+_VERSION = 2
 _SHEET = 100  # samples on the sheet
 
 
@@ -49,7 +50,7 @@ class Evaluated:
     def dump(self) -> dict[str, Any]:  # Any: JSON values
         """Plain data."""
         return {
-            "format_version": 1,
+            "format_version": _VERSION,
             "measurements": json.loads(dumps(self.measurements))["measurements"],
             "floor": self.floor,
             "memorisation": _finite(self.memorised.dump()) if self.memorised else None,
@@ -108,10 +109,10 @@ def evaluate(
 
 
 def _save_nearest(made: Generated, judge: ImageJudge, report: MemorisationReport, path: Path) -> None:
-    """Pairs of a sample and its nearest training image, nearest pairs first, side by side."""
+    """Pairs of a sample and the image nearest to it, nearest pairs first, side by side."""
     pairs = report.worst
     generated = made.x[[pair.generated for pair in pairs]]
-    training = judge.dataset.batch(judge.index[[pair.training for pair in pairs]]).x0
+    training = judge.dataset.batch(torch.tensor([pair.training for pair in pairs])).x0
     assert training is not None
     both = torch.stack([generated, training], dim=1).flatten(0, 1)
     save_picture(contact_sheet(to_uint8(both), columns=8), path)
@@ -128,7 +129,7 @@ def figures_table(found: Evaluated) -> str:
     rows += [
         "",
         f"Ruler: weights {ruler.weights}, solver {ruler.solver}, grid {ruler.grid}, NFE {ruler.nfe:g}, guidance "
-        f"{ruler.guidance}, {ruler.samples} samples of seed {ruler.seed}, features {ruler.features} "
+        f"{ruler.guidance}, {ruler.precision}, {ruler.samples} samples of seed {ruler.seed}, features {ruler.features} "
         f"({(ruler.features_hash or 'exact')[:12]}), reference {ruler.data} ({ruler.reference[:12]}, "
         f"{ruler.reference_count} samples), torch {ruler.versions.torch}, suffuse {ruler.versions.suffuse}.",
     ]
@@ -138,6 +139,17 @@ def figures_table(found: Evaluated) -> str:
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:  # Any: JSON values
-    """What the last evaluation of a run wrote; None when there was none."""
+    """What the last evaluation of a run wrote; None when there was none.
+
+    Raises:
+        UsageError: It was written by a newer version.
+        RunError: It is damaged.
+    """
     path = folder / FOLDER / "figures.json"
-    return files.read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    data: dict[str, Any] = files.read_json(path)  # Any: as above
+    if files.check_version(data, path=path, newest=_VERSION) == 1:
+        # Version 1 looked for copies among unrounded samples, where there are none: better not told than told wrong.
+        data["memorisation"] = None
+    return data

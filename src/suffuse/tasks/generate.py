@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ class Generated:
         labels: Classes that were asked for, (n,); None for an unconditional model.
         classes: Names of the model's classes; empty when it knows none.
         nfe: Network evaluations per sample, counted.
-        seconds: Wall time.
+        seconds: Wall time of sampling.
     """
 
     x: Tensor
@@ -76,7 +75,7 @@ def generate(
     Args:
         run: What to sample.
         n: How many.
-        settings: Solver, grid, guidance, batch.
+        settings: Solver, grid, guidance, batch, precision.
         seed: With the sample's number it determines the noise.
         first: Number of the first sample.
         label: Class of all samples; all classes in turn when None.
@@ -88,8 +87,7 @@ def generate(
     if first < 0:
         raise UsageError(f"first is {first}; samples are numbered from 0")
     cond = labels_for(run, n, label, first)
-    began = time.perf_counter()
-    parts, rows, done = [], 0.0, 0
+    parts, rows, seconds, done = [], 0.0, 0.0, 0
     for made in sample_batches(
         run.model,
         n,
@@ -101,12 +99,14 @@ def generate(
         seed=seed,
         batch=settings.batch,
         first=first,
+        precision=settings.precision,
         on_step=on_step,
     ):
         parts.append(made.x.cpu())
         rows += made.nfe * len(made.x)
+        seconds += made.seconds
         done += len(made.x)
         if on_samples is not None:
             on_samples(done)
     labels = cond.values["label"] if cond else None
-    return Generated(torch.cat(parts), labels, run.config.classes, rows / n, time.perf_counter() - began)
+    return Generated(torch.cat(parts), labels, run.config.classes, rows / n, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from suffuse import metrics
-from suffuse.base.errors import UsageError
+from suffuse.base.errors import UsageError, unknown_name
 from suffuse.base.randomness import permutation
-from suffuse.data import DataPart, Dataset, DensityPart
+from suffuse.data import DataPart, Dataset, DensityPart, to_uint8
 from suffuse.data.cache import default_cache
-from suffuse.metrics import FeatureExtractor, Measurement, MemorisationReport, Moments, Ruler
+from suffuse.metrics import FeatureExtractor, Inception, Measurement, MemorisationReport, Moments, Ruler
 from suffuse.tasks.generate import Generated
 from suffuse.tasks.runs import OpenRun, named
 from suffuse.training.extractor import TrainedFeatures, train_extractor
@@ -26,9 +27,13 @@ from suffuse.training.recipe import SamplingSettings
 
 __all__ = ["ImageJudge", "Judge", "PointJudge", "judge_of", "ruler_of"]
 
-_BATCH = 500
-# Neighbour searches grow with the square of the set.
+_BATCH = 100  # images that a feature network sees at a time: Inception needs some 15 MB for each
+# Neighbour searches in features grow with the square of the set.
 _NEIGHBOURS = 5000
+# The search in pixels reads all images in blocks of so many numbers (half a gigabyte with their copies) ...
+_NUMBERS = 2**24
+# ... for the samples and for so many real images, whose neighbours say what is near.
+_PROBES = 1000
 
 
 def ruler_of(run: OpenRun, settings: SamplingSettings, made: Generated, seed: int) -> Ruler:
@@ -39,12 +44,18 @@ def ruler_of(run: OpenRun, settings: SamplingSettings, made: Generated, seed: in
         grid=named(settings.grid),
         nfe=made.nfe,
         guidance=named(settings.guidance),
+        precision=settings.precision,
         samples=len(made.x),
         data="",
         reference="",
         reference_count=1,
         seed=seed,
     )
+
+
+def _shown(x: Tensor) -> Tensor:
+    """What a viewer gets of samples, (n, C, H, W): eight bits a channel, on the very values that data have."""
+    return torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class Judge(abc.ABC):
@@ -83,12 +94,13 @@ class ImageJudge(Judge):
         dataset: Reference images.
         extractor: The feature space.
         count: At most so many reference images, chosen by a fixed seed.
+        own: Whether they are what the run was trained on.
     """
 
     least: ClassVar[int] = 6  # density and coverage look at the fifth neighbour
 
-    def __init__(self, dataset: Dataset, extractor: FeatureExtractor, count: int) -> None:
-        self.dataset, self.extractor = dataset, extractor
+    def __init__(self, dataset: Dataset, extractor: FeatureExtractor, count: int, *, own: bool = True) -> None:
+        self.dataset, self.extractor, self.own = dataset, extractor, own
         self.index = permutation(0, "reference", 0, len(dataset))[:count].sort().values
         self.real = metrics.extract(extractor, map(self._images, torch.split(self.index, _BATCH)))
         self.moments = Moments.of(self.real, "the reference features")
@@ -111,9 +123,7 @@ class ImageJudge(Judge):
         )
 
     def _features(self, made: Generated) -> NDArray[np.float32]:
-        # What is judged is what a viewer gets: eight bits a channel.
-        shown = made.x.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
-        return metrics.extract(self.extractor, torch.split(shown, _BATCH))
+        return metrics.extract(self.extractor, map(_shown, torch.split(made.x, _BATCH)))
 
     def distance(self, made: Generated, ruler: Ruler) -> Measurement:
         """Frechet distance."""
@@ -143,15 +153,21 @@ class ImageJudge(Judge):
         # A network that reads other classes, or none, cannot say whether a label is right.
         asked = made.labels if made.classes == self.dataset.classes else None
         if asked is not None and isinstance(self.extractor, TrainedFeatures) and self.extractor.task == "classes":
-            told = torch.cat([self.extractor.labels(part) for part in torch.split(made.x, _BATCH)])
+            told = torch.cat([self.extractor.labels(_shown(part)).cpu() for part in torch.split(made.x, _BATCH)])
             right = (told == asked).float().mean().item()
             rows.append(Measurement(name="labels_right", value=right, ruler=ruler))
         return tuple(rows)
 
     def memorised(self, made: Generated, nearest: int) -> MemorisationReport:
-        """How near samples come to the training images, in pixels."""
-        images = torch.cat([self._images(part) for part in torch.split(self.index, _BATCH)])
-        return metrics.memorisation(made.x[:nearest], images, space="pixels")
+        """How near samples come to the images of the data, all of which are searched, in pixels."""
+        total = len(self.dataset)
+        blocks = torch.split(torch.arange(total), max(1, _NUMBERS // math.prod(self.dataset.shape)))
+        return metrics.memorisation(
+            _shown(made.x[:nearest]),
+            map(self._images, blocks),
+            probes=self._images(permutation(0, "probes", 0, total)[:_PROBES]),
+            against="training" if self.own else "reference",
+        )
 
 
 class PointJudge(Judge):
@@ -196,11 +212,43 @@ class PointJudge(Judge):
         return (self.distance(made, ruler), *rows)
 
 
+def _load(run: OpenRun, source: DataPart, own: bool) -> Dataset:
+    try:
+        dataset = source.load()
+    except UsageError as error:
+        if not own:
+            raise
+        raise UsageError(
+            f"the data that {run.folder} was trained on cannot be loaded ({error}); give --data"
+        ) from error
+    if dataset.shape != run.config.shape:
+        raise UsageError(
+            f"the model makes samples of {run.config.shape}, but the data have {dataset.shape}; give others"
+        )
+    return dataset
+
+
+def _extractor(
+    features: str, dataset: Dataset, cache: Path | None, note: Callable[[str], None]
+) -> TrainedFeatures | Inception:
+    kind, _, path = features.partition(":")
+    if kind == "inception":
+        return Inception(Path(path).expanduser() if path else None)
+    if features != "trained":
+        raise unknown_name("feature space", features, ("trained", "inception", "inception:PATH"))
+    note("features: a small network trained on the same data, kept in the cache")
+    extractor = train_extractor(dataset, cache=cache or default_cache())
+    if extractor.note:
+        note(extractor.note)
+    return extractor
+
+
 def judge_of(
     run: OpenRun,
     *,
     samples: int,
     source: DataPart | None = None,
+    features: str = "trained",
     cache: Path | None = None,
     count: int = 10_000,
     note: Callable[[str], None] = lambda text: None,
@@ -211,31 +259,29 @@ def judge_of(
         run: Whose data are the reference.
         samples: How many will be judged at a time.
         source: Other reference data; the run's own when None.
+        features: `trained` on the reference data, or `inception`, with `inception:PATH` naming the weights file.
         cache: Where features are kept; the user's cache when None.
         count: Reference samples at most.
         note: Told what is going on.
 
     Raises:
-        UsageError: The run has no data of its own and none are given, they have another shape, or there are too few
-            of them or of the samples; found before features are trained.
+        UsageError: The run has no data of its own and none are given, they are not here or have another shape, there
+            are too few of them or of the samples, or no such features; found before features are trained.
     """
-    source = source or (run.recipe.data if run.recipe else None)
+    trained_on = run.recipe.data if run.recipe else None
+    source = source or trained_on
     if source is None:
         raise UsageError(f"{run.folder} does not say what it was trained on; give --data")
     least = PointJudge.least if isinstance(source, DensityPart) else ImageJudge.least
     if samples < least:
         raise UsageError(f"n is {samples}, too few to be judged; ask for at least {least}, better a thousand")
-    dataset = source.load()
-    if dataset.shape != run.config.shape:
-        raise UsageError(
-            f"the model makes samples of {run.config.shape}, but the data have {dataset.shape}; give others"
-        )
+    own = source == trained_on
+    dataset = _load(run, source, own)
     if isinstance(source, DensityPart):
+        if features != "trained":
+            raise UsageError(f"features {features!r} are of images, but {dataset.name!r} are points; leave them out")
         return PointJudge(dataset, source, count)
     if len(dataset) < least:
         raise UsageError(f"data {dataset.name!r} has {len(dataset)} images, too few to judge by; give at least {least}")
-    note("features: a small network trained on the same data, kept in the cache")
-    extractor = train_extractor(dataset, cache=cache or default_cache())
-    if extractor.note:
-        note(extractor.note)
-    return ImageJudge(dataset, extractor, count)
+    extractor = _extractor(features, dataset, cache, note).to(run.model.device)
+    return ImageJudge(dataset, extractor, count, own=own)

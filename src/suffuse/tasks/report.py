@@ -103,10 +103,11 @@ def _comparison(found: Compared, folder: Path) -> list[str]:
 
 
 def _memorisation(report: dict[str, Any], folder: Path) -> list[str]:  # Any: JSON values
-    ratio = report["median_ratio"]
+    ratio, against = report["median_ratio"], report["against"]
     rows: list[tuple[object, ...]] = [
         (
-            f"samples as near to a training image as the nearest {report['quantile']:.0%} of real ones",
+            f"samples as near to a {against} image as the nearest {report['quantile']:.0%} of {report['probes']} "
+            f"{report['baseline']} ones",
             f"{report['share']:.1%}",
         ),
         ("exact copies", report["copies"]),
@@ -114,7 +115,7 @@ def _memorisation(report: dict[str, Any], folder: Path) -> list[str]:  # Any: JS
     ]
     return [
         "<h2>Memorisation</h2>",
-        _table(("in " + report["space"], f"{report['samples']} samples"), rows),
-        "<p>Nearest pairs, each a sample and then its nearest training image:</p>",
-        _picture(folder / FOLDER / "nearest.png", "samples beside their nearest training images"),
+        _table(("in " + report["space"], f"{report['samples']} samples, {report['searched']} {against} images"), rows),
+        f"<p>Nearest pairs, each a sample and then its nearest {against} image:</p>",
+        _picture(folder / FOLDER / "nearest.png", f"samples beside their nearest {against} images"),
     ]

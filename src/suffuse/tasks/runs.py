@@ -16,7 +16,7 @@ from suffuse.data import Data, DataPart, data_from
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_model, local_folder
-from suffuse.sampling import CFG, Grid, NoGuidance, Solver
+from suffuse.sampling import CFG, Grid, GuidancePart, NoGuidance, Solver
 from suffuse.training.recipe import Recipe, SamplingSettings
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE
@@ -65,6 +65,7 @@ class Wanted:
         steps: Solver steps; not together with nfe.
         cfg: Scale of classifier-free guidance.
         batch: Samples at a time.
+        precision: Of the network, float32 or bfloat16.
     """
 
     solver: str | Mapping[str, Any] | None = None  # Any: fields of a part
@@ -73,6 +74,7 @@ class Wanted:
     steps: int | None = None
     cfg: float | None = None
     batch: int | None = None
+    precision: str | None = None
 
 
 def open_run(name: str | Path, *, weights: str | None = None, device: str = "auto") -> OpenRun:
@@ -115,6 +117,18 @@ def named(part: Part) -> str:
     return f"{kind}({inside})" if inside else str(kind)
 
 
+def _guidance(run: OpenRun, scale: float | None) -> GuidancePart:
+    """The run's own guidance at the scale asked for: an interval of noise levels stays."""
+    own = run.sampling.guidance
+    if scale is None:
+        return own
+    if not run.model.conditioner.reads:
+        raise UsageError("cfg needs a conditional model, but this one knows no conditions; leave cfg out")
+    if scale == 1:
+        return NoGuidance()
+    return own.replace(scale=scale) if isinstance(own, CFG) else CFG(scale=scale)
+
+
 def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
     """The run's sampling settings with the user's wishes laid over them.
 
@@ -127,23 +141,20 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
     if wanted.grid is not None:
         fields = {"kind": wanted.grid} if isinstance(wanted.grid, str) else dict(wanted.grid)
         grid = _part(Grid, {"steps": grid.steps, **fields} if fields.get("kind") != "list" else fields, "sampling")
-    guidance = base.guidance
-    if wanted.cfg is not None:
-        if not run.model.conditioner.reads:
-            raise UsageError("cfg needs a conditional model, but this one knows no conditions; leave cfg out")
-        guidance = CFG(scale=wanted.cfg) if wanted.cfg != 1 else NoGuidance()
+    guidance, path = _guidance(run, wanted.cfg), run.config.path
     if wanted.nfe is not None and wanted.steps is not None:
         raise UsageError("nfe and steps both say how long to sample; give one of them")
     if wanted.nfe is not None:
         if wanted.nfe < 1:
             raise UsageError(f"nfe is {wanted.nfe}; it must be at least 1")
-        grid = grid.replace(steps=solver.steps_for(wanted.nfe // guidance.most_evaluations))
+        calls, end = wanted.nfe // guidance.most_evaluations, path.level(grid.last(path))
+        grid = grid.replace(steps=solver.steps_for(calls, to_clean=float(end.sigma) == 0))
     elif wanted.steps is not None:
         grid = grid.replace(steps=wanted.steps)
-    settings = base.replace(solver=solver, grid=grid, guidance=guidance)
-    if wanted.batch is not None:
-        settings = settings.replace(batch=wanted.batch)
-    solver.init(torch.zeros(1), grid.times(run.config.path), run.config.path)
+    told = {"batch": wanted.batch, "precision": wanted.precision}
+    changes = {name: value for name, value in told.items() if value is not None}
+    settings = base.replace(solver=solver, grid=grid, guidance=guidance, **changes)
+    solver.init(torch.zeros(1), grid.times(path), path)
     return settings
 
 

@@ -94,12 +94,19 @@ class TrainingSettings(Part):
 
 
 class SamplingSettings(Part):
-    """How a model is sampled when nothing else is said."""
+    """How a model is sampled when nothing else is said.
+
+    Attributes:
+        solver, grid, guidance: The way from noise to data.
+        batch: Samples at a time.
+        precision: Of the network's matrix products; the sampler's state stays float32.
+    """
 
     solver: Solver = DPMSolverPP()
     grid: Grid = Uniform(steps=20)
     guidance: Guidance = NoGuidance()
     batch: int = Field(default=256, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class EvaluationSettings(Part):

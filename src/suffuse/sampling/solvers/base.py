@@ -78,18 +78,23 @@ class SolverPart(Part, abc.ABC):
         """Whether steps draw noise."""
         return False
 
-    def evaluations(self, steps: int) -> int:
-        """Network evaluations for that many steps to clean data, without guidance."""
+    def evaluations(self, steps: int, *, to_clean: bool = True) -> int:
+        """Network evaluations for that many steps, without guidance.
+
+        Args:
+            steps: How many.
+            to_clean: Whether the last one arrives at clean data (sigma = 0).
+        """
         return steps * self.per_step
 
-    def steps_for(self, evaluations: int) -> int:
-        """Steps that cost at most so many evaluations.
+    def steps_for(self, evaluations: int, *, to_clean: bool = True) -> int:
+        """Steps that cost at most so many evaluations, arguments as for `evaluations`.
 
         Raises:
             UsageError: Not even one step fits.
         """
         steps = evaluations // self.per_step
-        while self.evaluations(steps + 1) <= evaluations:
+        while self.evaluations(steps + 1, to_clean=to_clean) <= evaluations:
             steps += 1
         if steps < 1:
             raise UsageError(f"solver {self.kind!r} cannot do a step in {evaluations} evaluations; raise nfe")

@@ -133,9 +133,9 @@ class Heun(SolverPart):
         """With churn."""
         return self.churn > 0
 
-    def evaluations(self, steps: int) -> int:
-        """Two a step, one on the last step to clean data."""
-        return 2 * steps - 1
+    def evaluations(self, steps: int, *, to_clean: bool = True) -> int:
+        """Two a step, one on the step to clean data."""
+        return 2 * steps - to_clean
 
     def init(self, x: Tensor, grid: Sequence[float], path: PathPart) -> _Slopes:
         """Levels, derivatives for variable time, and the levels after churn."""
