@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterable
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -15,9 +19,8 @@ __all__ = ["measure"]
 _STEPS = 10
 
 
-def _ours(model: Denoiser, batch: int) -> None:
-    assert model.config is not None
-    sample(model, batch, shape=model.config.shape, solver=DDIM(), grid=Uniform(steps=_STEPS), batch=batch)
+def _ours(model: Denoiser, batch: int, precision: Literal["float32", "bfloat16"] = "float32") -> None:
+    sample(model, batch, solver=DDIM(), grid=Uniform(steps=_STEPS), batch=batch, precision=precision)
 
 
 def _bare(model: Denoiser, batch: int) -> None:
@@ -28,17 +31,58 @@ def _bare(model: Denoiser, batch: int) -> None:
             model.network(x, told)
 
 
-def _diffusers(twin: nn.Module, batch: int, shape: tuple[int, ...], *, channels_last: bool) -> None:
+def _diffusers(twin: nn.Module, batch: int, shape: tuple[int, ...], *, channels_last: bool = False) -> None:
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(_STEPS)
-    x = torch.randn(batch, *shape)
+    x = torch.randn(batch, *shape).to(next(twin.parameters()).dtype)
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
     with torch.no_grad():
         for t in scheduler.timesteps:
             x = scheduler.step(twin(x, t).sample, t, x).prev_sample
+
+
+def _against_diffusers(rounds: int) -> list[tuple[str, str, str]]:
+    """In like settings, and the fastest of what each side documents: layouts, and bfloat16."""
+    model, shape = model_of(*RGB32), RGB32[1]
+    plain = model_of(RGB32[0].replace(channels_last=False), shape)
+    plain.network.load_state_dict(model.network.state_dict())
+    twins = {
+        f"{dtype}, {layout}": twin_of(model).to(getattr(torch, dtype)).to(memory_format=getattr(torch, layout))
+        for dtype in ("float32", "bfloat16")
+        for layout in ("contiguous_format", "channels_last")
+    }
+    ours: dict[str, Callable[[], None]] = {
+        "ours float32, contiguous": lambda: _ours(plain, 16),
+        "ours float32": lambda: _ours(model, 16),
+        "ours bfloat16": lambda: _ours(model, 16, "bfloat16"),
+    }
+    theirs: dict[str, Callable[[], None]] = {
+        name: functools.partial(_diffusers, twin, 16, shape, channels_last=name.endswith("last"))
+        for name, twin in twins.items()
+    }
+    times = alternate(ours | theirs, rounds=rounds)
+
+    def best(names: Iterable[str]) -> str:
+        return min(names, key=lambda name: times[name].median)
+
+    rows = []
+    for what, a, b, goal in (
+        (
+            "like settings (float32, contiguous)",
+            "float32, contiguous_format",
+            "ours float32, contiguous",
+            "at least 1.0",
+        ),
+        ("each at its best in float32", best(n for n in theirs if "float32" in n), "ours float32", "-"),
+        ("each at its best", best(theirs), best(ours), "at least 1.2"),
+    ):
+        middle, low, high = ratio(times[a], times[b])
+        named = f"sampling, diffusers over ours, {what}: {a} over {b}"
+        rows.append((named, f"{middle:.3f} ({low:.3f} to {high:.3f})", goal))
+    return rows
 
 
 def measure(rounds: int) -> list[tuple[str, str, str]]:
@@ -54,27 +98,4 @@ def measure(rounds: int) -> list[tuple[str, str, str]]:
         )
         middle, low, high = ratio(times["ours"], times["bare"])
         rows.append((f"sampling over NFE x bare forward: {name}", f"{middle:.3f} ({low:.3f} to {high:.3f})", goal))
-    model = model_of(*RGB32)
-    twin, best = twin_of(model), twin_of(model).to(memory_format=torch.channels_last)
-    plain = model_of(RGB32[0].replace(channels_last=False), RGB32[1])
-    plain.network.load_state_dict(model.network.state_dict())
-    ways = {
-        "ours": lambda: _ours(model, 16),
-        "ours, like settings": lambda: _ours(plain, 16),
-        "diffusers": lambda: _diffusers(twin, 16, RGB32[1], channels_last=False),
-        "diffusers, channels last": lambda: _diffusers(best, 16, RGB32[1], channels_last=True),
-    }
-    times = alternate(ways, rounds=rounds)
-    fastest = min(("diffusers", "diffusers, channels last"), key=lambda name: times[name].median)
-    for what, a, b, goal in (
-        (
-            "diffusers over ours, like settings (contiguous, float32)",
-            "diffusers",
-            "ours, like settings",
-            "at least 1.0",
-        ),
-        (f"diffusers over ours, each at its best (theirs: {fastest})", fastest, "ours", "at least 1.2"),
-    ):
-        middle, low, high = ratio(times[a], times[b])
-        rows.append((what, f"{middle:.3f} ({low:.3f} to {high:.3f})", goal))
-    return rows
+    return rows + _against_diffusers(rounds)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from suffuse.networks.blocks.attention import SelfAttention
 from suffuse.networks.blocks.dropout import dropout, layer_salt, layer_seeds
 from suffuse.networks.blocks.embeddings import Sinusoids, grid_positions
+from suffuse.networks.blocks.norms import GroupNorm
 from suffuse.networks.contract import Network
 from suffuse.networks.execution import execute
 from suffuse.networks.part import seeded
@@ -98,3 +100,20 @@ def test_execution_runs_only_what_output_and_taps_need() -> None:
     assert out.features == {"a": x, "b": given["b"]}
     assert network(x, x, given={"output": x}, taps=("output",)).features == {"output": x}
     assert network.ran == []
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("side", [4, 32])
+def test_group_norm_in_bfloat16_is_the_float32_one_rounded(side: int, grad: bool) -> None:
+    norm = GroupNorm(4, 8)
+    x = torch.randn(2, 8, side, side, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    x = x.to(memory_format=torch.channels_last).requires_grad_(grad)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = norm(x)
+    exact = torch.nn.functional.group_norm(x.float(), 4)
+    assert found.dtype is torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, rtol=2**-7, atol=2**-7)  # half a unit in the last place, twice
+    if grad:
+        found.float().square().sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype is torch.bfloat16

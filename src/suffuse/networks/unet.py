@@ -18,7 +18,7 @@ from suffuse.networks.blocks.attention import ImageAttention
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import TimeEmbedding
 from suffuse.networks.blocks.initialise import zero_weights
-from suffuse.networks.blocks.norms import silu
+from suffuse.networks.blocks.norms import GroupNorm, silu
 from suffuse.networks.blocks.residual import Downsample, Resample, ResBlock, Upsample
 from suffuse.networks.contract import Network, Output
 from suffuse.networks.execution import call_block, execute
@@ -203,7 +203,7 @@ class _Head(nn.Module):
 
     def __init__(self, part: UNet, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(part.groups, channels, part.norm_eps)
+        self.norm = GroupNorm(part.groups, channels, part.norm_eps)
         self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
         if part.zero_init:
             zero_weights(self.conv)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suffuse.networks.blocks.initialise import zero_weights
+from suffuse.networks.blocks.norms import GroupNorm
 
 __all__ = ["ImageAttention", "SelfAttention"]
 
@@ -51,7 +52,7 @@ class ImageAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, *, groups: int | None, eps: float, zero_init: bool) -> None:
         super().__init__()
-        self.norm = nn.Identity() if groups is None else nn.GroupNorm(groups, channels, eps)
+        self.norm = nn.Identity() if groups is None else GroupNorm(groups, channels, eps)
         self.attend = SelfAttention(channels, heads)
         if zero_init:
             zero_weights(self.attend.out)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.initialise import zero_weights
-from suffuse.networks.blocks.norms import silu
+from suffuse.networks.blocks.norms import GroupNorm, silu
 
 __all__ = ["Downsample", "ResBlock", "Resample", "Upsample", "double", "halve"]
 
@@ -64,10 +64,10 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = scale_shift, resample
-        self.norm1 = nn.GroupNorm(groups, channels_in, eps)
+        self.norm1 = GroupNorm(groups, channels_in, eps)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Linear(time_width, 2 * channels_out if scale_shift else channels_out)
-        self.norm2 = nn.GroupNorm(groups, channels_out, eps)
+        self.norm2 = GroupNorm(groups, channels_out, eps)
         self.dropout = dropout
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
