@@ -27,6 +27,7 @@ RESULTS = HERE / "results" / "kill.jsonl"
 
 
 def main() -> None:
+    """Kill, count, print, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
