@@ -36,10 +36,9 @@ def test_a_diffusers_folder_is_converted_sampled_and_converted_back(suffuse: Com
 
 
 def test_what_cannot_be_converted_is_one_line(suffuse: Command, labelled: Path, flowing: Path, tmp_path: Path) -> None:
-    for run, told in ((labelled, "time condition 'shared' would be lost"), (flowing, "path 'flow'")):
-        said = suffuse("convert", run, "--to", "diffusers", "--out", tmp_path / "out")
-        assert (said.code, said.err.count("\n")) == (2, 1)
-        assert told in said.err
+    said = suffuse("convert", flowing, "--to", "diffusers", "--out", tmp_path / "out")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "path 'flow'" in said.err
     (tmp_path / "file").touch()
     said = suffuse("convert", labelled, "--to", "diffusers", "--out", tmp_path)
     assert (said.code, said.err) == (2, f"suffuse: {tmp_path} exists already; choose another --out\n")

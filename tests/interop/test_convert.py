@@ -129,8 +129,10 @@ def test_there_and_back_gives_the_same_pipeline(pipeline: tuple[Path, nn.Module,
     torch.testing.assert_close(again.scheduler.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-6, atol=0)
     assert again.scheduler.config.prediction_type == scheduler.config.prediction_type
     x = torch.linspace(-1, 1, 192).reshape(1, *SHAPE)
+    twin = make_unet()  # a file's tensors lie otherwise in memory, which can move the last bit
+    twin.load_state_dict(again.unet.state_dict())
     with torch.no_grad():
-        assert torch.equal(again.unet.eval()(x, 7).sample, network(x, 7).sample)
+        assert torch.equal(twin(x, 7).sample, network(x, 7).sample)
 
 
 def test_a_model_alone_is_taken_as_ddpm_s_and_says_so(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_latents_and_names_of_a_pipeline_are_told(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"time": SharedTimesteps(below=100)}, "time condition 'shared' would be lost.*sample it here instead"),
+        ({"time": SharedTimesteps(then=Remap())}, "time condition 'shared' would be lost.*sample it here instead"),
         ({"time": Remap()}, "time condition 'remap' would be lost"),
         ({"time": {"kind": "identity", "scale": 0.5}}, "time condition 'identity' would be lost"),
         ({"path": Flow(), "prediction": FlowVelocity()}, "path 'flow' with prediction 'flow' has no scheduler"),

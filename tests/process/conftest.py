@@ -24,6 +24,8 @@ PATHS: dict[str, PathPart] = {
     "table_betas": VP(schedule="betas", betas=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.4)),
     "table_linear_zero_snr": VP(steps=1000, zero_terminal_snr=True),
     "table_scaled_zero_snr": VP(schedule="scaled_linear", steps=1000, zero_terminal_snr=True),
+    "linear_straight": VP(straight_below=0.1),
+    "table_straight": VP(steps=1000, straight_below=100),
     "edm": EDM(),
     "flow": Flow(),
     "trigonometric": TrigonometricPath(),

@@ -199,7 +199,10 @@ def test_tables_are_exact_at_their_indices(table: PathPart) -> None:
     bars = (1 - betas_of(table)).cumprod(0)
     if table.dump()["zero_terminal_snr"]:
         bars = rescaled(bars)
+    straight = table.dump()["straight_below"]
     index = torch.arange(table.indices or 0, dtype=torch.float64)
+    if straight is not None:
+        index, bars = index[index >= straight], bars[index >= straight]
     # A thousand rounding errors of 1e-16; rescaling divides by the last steps' differences of 1e-3.
     assert_close(table.alpha(index) ** 2, bars, rtol=1e-10, atol=ROUNDING)
 
@@ -318,3 +321,16 @@ def test_impossible_paths_are_refused(part: type[Part], data: dict[str, object],
     with pytest.raises(UsageError) as caught:
         parse(part, data)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("straight", [VP(straight_below=0.1), VP(steps=1000, straight_below=100)])
+def test_a_straightened_sigma_rises_in_a_line_and_then_as_before(straight: VP) -> None:
+    path = straight
+    below, plain = path.straight_below or 0, path.replace(straight_below=None)
+    t = torch.linspace(path.t_clean, below, 9, dtype=torch.float64)[:-1]
+    assert_close(path.d_sigma(t[1:]), path.d_sigma(t[1:2]).expand(7), rtol=1e-9, atol=0)
+    assert_close(path.sigma(t[:1]), torch.zeros(1, dtype=torch.float64))
+    later = torch.linspace(below, path.t_max, 9, dtype=torch.float64)
+    assert torch.equal(path.alpha(later), plain.alpha(later))
+    with pytest.raises(UsageError, match="straight_below"):
+        path.replace(straight_below=path.t_max)

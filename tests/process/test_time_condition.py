@@ -151,7 +151,7 @@ def test_impossible_sharing_is_refused() -> None:
     message = refusal(lambda: SharedTimesteps(below=10, intervals=20).check(TABLE))
     assert "time.intervals is 20 with power 1.0: 10 indices cannot be divided so; use fewer intervals" in message
     assert "power 3.0" in refusal(lambda: SharedTimesteps(below=100, intervals=10, power=3.0).check(TABLE))
-    assert "no default range on path 'edm', whose times are sigmas; set time.below" in refusal(
+    assert "'below' has no default on path 'edm', whose times are sigmas; set it to a sigma (time.below" in refusal(
         lambda: SharedTimesteps().check(EDM())
     )
     assert "first edge is clean data (log sigma is -inf). Use then: identity or remap" in refusal(

@@ -11,10 +11,21 @@ import torch
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
 from suffuse.interop.diffusers import Imported, read_folder, write_folder
+from suffuse.interop.sharing_config import MODULE, Sharing, make_sharing
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
 from suffuse.models.pretrained import CONFIG_FILE, load_model, save_model
-from suffuse.process import VP, X0, Eps, Identity, PathPart, PredictionPart, V
+from suffuse.process import (
+    VP,
+    X0,
+    Eps,
+    Identity,
+    PathPart,
+    PredictionPart,
+    SharedTimesteps,
+    TimeConditionPart,
+    V,
+)
 
 __all__ = ["process_of", "scheduler_of", "to_diffusers", "to_suffuse"]
 
@@ -103,7 +114,7 @@ def to_suffuse(folder: Path, out: Path, *, note: Callable[[str], None] = lambda 
         out_channels=None if found.out_channels == found.shape[0] else found.out_channels,
         path=path,
         prediction=prediction,
-        time=Identity(),
+        time=Identity() if found.sharing is None else found.sharing.time,
         conditioner=ClassLabel(classes=classes) if classes else NoCondition(),
         classes=_class_names(found.pipeline, classes, note),
     )
@@ -165,11 +176,7 @@ def to_diffusers(
     config = model.config
     assert config is not None
     scheduler = scheduler_of(config.path, config.prediction)
-    if not isinstance(config.time, Identity) or config.time.scale_on(config.path) != 1:
-        raise UsageError(
-            f"time condition {config.time.kind!r} would be lost: a diffusers pipeline tells its network the true "
-            "index, and this one was trained with another; sample it here instead"
-        )
+    sharing = _sharing_of(config.time, config.path)
     labels = model.state_dict().get("conditioner.table.weight")
     if len(config.shape) != 3:
         raise UsageError(f"samples of shape {config.shape} are not images, and diffusers has no such network")
@@ -182,10 +189,30 @@ def to_diffusers(
         out_channels=config.out_channels,
         labels=None if labels is None else labels.to(torch.float32),
         scheduler=scheduler if is_unet else None,
+        sharing=sharing,
     ):
         note(line)
+    if sharing is not None:
+        note(f"its timesteps are shared: `import {MODULE}` before diffusers loads it")
     if not is_unet:
         note("written as a model; a DiT pipeline of diffusers needs an autoencoder, which this run has none of")
+
+
+def _sharing_of(time: TimeConditionPart, path: PathPart) -> Sharing | None:
+    """What a diffusers network must be told instead of the true index; None for nothing else.
+
+    Raises:
+        UsageError: Told something that neither diffusers nor our classes for it know.
+    """
+    then = time.then if isinstance(time, SharedTimesteps) else time
+    if not isinstance(then, Identity) or then.scale_on(path) != 1 or path.indices is None:
+        raise UsageError(
+            f"time condition {time.kind!r} would be lost: a diffusers pipeline tells its network the true "
+            "index, and this one was trained with another; sample it here instead"
+        )
+    if not isinstance(time, SharedTimesteps):
+        return None
+    return make_sharing(below=time.below, intervals=time.intervals, power=time.power, steps=path.indices, start="fresh")
 
 
 def _fresh(out: Path) -> None:

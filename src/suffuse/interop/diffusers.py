@@ -1,7 +1,7 @@
 """Folders of diffusers models to networks of ours and back, bit by bit. Nothing here needs diffusers itself.
 
-Read and written are `UNet2DModel` and `DiTTransformer2DModel`; of a pipeline's folder the network is read, and the
-index and the scheduler's configuration are handed on as they stand.
+Read and written are `UNet2DModel` and `DiTTransformer2DModel`, with shared timesteps or without; of a pipeline's folder
+the network is read, and the index and the scheduler's configuration are handed on as they stand.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from suffuse.interop.diffusers_configs import (
     unet_to_config,
 )
 from suffuse.interop.keymaps import DIT_RULES, LEGACY_NAMES, UNET_RULES, Rule, to_ours, to_theirs
+from suffuse.interop.sharing_config import CLASS_PREFIX, MODULE, Sharing, mark, unmark
 from suffuse.networks import DiT, Network, NetworkPart, UNet
 
 __all__ = ["Imported", "read_folder", "write_folder"]
@@ -50,6 +51,7 @@ class Imported:
         labels: Class embeddings, (K + 1, cond_width), the last row for "no class"; None without classes.
         scheduler: The pipeline's scheduler configuration; None when there is none.
         pipeline: Contents of the pipeline's `model_index.json`; empty for a model alone.
+        sharing: The shared timesteps that the network is told; None for the true ones.
     """
 
     network: NetworkPart
@@ -59,6 +61,7 @@ class Imported:
     labels: Tensor | None = None
     scheduler: dict[str, Any] | None = None  # Any: JSON
     pipeline: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
+    sharing: Sharing | None = None
 
     def build(self) -> Network:
         """The live network with the imported weights."""
@@ -84,20 +87,23 @@ def read_folder(path: Path | str, *, size: tuple[int, int] | None = None) -> Imp
     pipeline = _json(folder / _INDEX, optional=True) or {}
     if pipeline:
         folder = _network_folder(folder, pipeline)
-    config = _json(folder / _CONFIG) or {}
+    config, sharing = unmark(_json(folder / _CONFIG) or {})
     weights = _read_weights(folder)
     name = str(config.get("_class_name"))
+    if sharing is None and name.startswith(CLASS_PREFIX):
+        raise UsageError(f"{folder / _CONFIG}: {name} has no entry 'shared_timesteps'; the file was changed by hand")
+    name = name.removeprefix(CLASS_PREFIX)
     if name == _UNET:
         part, shape, out_channels = unet_from_config(config, size=size)
         ours, labels = _split(part, shape, out_channels, weights, rules=UNET_RULES, tables=(_UNET_TABLE,))
         if labels is not None:
             labels = torch.cat([labels, labels.new_zeros(1, labels.shape[1])])
-        return Imported(part, ours, shape, out_channels, labels, scheduler, pipeline)
+        return Imported(part, ours, shape, out_channels, labels, scheduler, pipeline, sharing)
     if name == _DIT:
         dit, shape, out_channels = dit_from_config(config)
         tables = tuple(_DIT_TABLE.format(layer=layer) for layer in range(dit.depth))
         ours, labels = _split(dit, shape, out_channels, weights, rules=DIT_RULES, tables=tables, layers=dit.depth)
-        return Imported(dit, ours, shape, out_channels, labels, scheduler, pipeline)
+        return Imported(dit, ours, shape, out_channels, labels, scheduler, pipeline, sharing)
     raise unknown_name(f"{folder / _CONFIG}: model class", name, (_UNET, _DIT))
 
 
@@ -110,6 +116,7 @@ def write_folder(
     out_channels: int | None = None,
     labels: Tensor | None = None,
     scheduler: Mapping[str, Any] | None = None,
+    sharing: Sharing | None = None,
 ) -> tuple[str, ...]:
     """Export to a folder that diffusers loads: the model's, or with `scheduler` a pipeline's.
 
@@ -123,6 +130,7 @@ def write_folder(
         out_channels: Channels of the raw output; C when None.
         labels: Class embeddings, (K + 1, cond_width), as in `Imported.labels`.
         scheduler: Scheduler configuration with its `_class_name`.
+        sharing: The shared timesteps that the network is told; the folder then names our class of the model.
 
     Returns:
         Sentences on what the foreign format could not keep; empty when nothing was lost.
@@ -156,6 +164,9 @@ def write_folder(
         theirs.update({_DIT_TABLE.format(layer=layer): labels.clone() for layer in range(network.depth)})
     else:
         raise UsageError(f"diffusers has no class for the network {network.kind!r}; a unet or a dit can be exported")
+    if sharing is not None:
+        stock = config["_class_name"]
+        config = {**mark(config, sharing, stock=stock), "_class_name": CLASS_PREFIX + stock}
     _write(target, config, theirs, scheduler)
     return tuple(notes)
 
@@ -240,7 +251,7 @@ def _write(
             index = {
                 "_class_name": "DDPMPipeline",
                 "scheduler": ["diffusers", scheduler["_class_name"]],
-                "unet": ["diffusers", _UNET],
+                "unet": ["diffusers" if config["_class_name"] == _UNET else MODULE, config["_class_name"]],
             }
             files.make_folder((staging / _SCHEDULER).parent)
             files.write_json(staging / _SCHEDULER, dict(scheduler))

@@ -18,7 +18,15 @@ from suffuse.process.prediction import (
     velocity_of,
     x0_of_eps,
 )
-from suffuse.process.time_condition import ConstantTime, Identity, LogSigma, Remap, SharedTimesteps, TimeConditionPart
+from suffuse.process.time_condition import (
+    ConstantTime,
+    Identity,
+    LogSigma,
+    Remap,
+    SharedTimesteps,
+    TimeConditionPart,
+    near_clean,
+)
 from suffuse.process.vp import VP
 from suffuse.process.weighting import (
     P2,
@@ -75,6 +83,7 @@ __all__ = [
     "X0Weighting",
     "eps_of",
     "expand",
+    "near_clean",
     "perturb",
     "score_of",
     "velocity_of",

@@ -17,7 +17,23 @@ from suffuse.base.errors import UsageError
 from suffuse.base.part import Joint, Part
 from suffuse.process.path import PathPart
 
-__all__ = ["ConstantTime", "Identity", "LogSigma", "Remap", "SharedTimesteps", "TimeConditionPart"]
+__all__ = ["ConstantTime", "Identity", "LogSigma", "Remap", "SharedTimesteps", "TimeConditionPart", "near_clean"]
+
+
+def near_clean(path: PathPart, below: float | None = None) -> float:
+    """Time under which data count as nearly clean: the given one, or a tenth of the path (100 of 1000 indices).
+
+    Raises:
+        UsageError: None is given on a path whose times are sigmas.
+    """
+    if below is not None:
+        return below
+    if path.told_scale is None:
+        raise UsageError(
+            f"'below' has no default on path {path.kind!r}, whose times are sigmas; set it to a sigma (time.below, or "
+            "objective.time_penalty.below)"
+        )
+    return (path.indices or path.t_max) / 10
 
 
 class TimeConditionPart(Part, abc.ABC):
@@ -133,7 +149,7 @@ class SharedTimesteps(TimeConditionPart):
 
     def shared(self, t: Tensor, path: PathPart) -> Tensor:
         """The left edge of the sub-interval for times under `below`, the time itself above: (B,) -> (B,) float64."""
-        below = self._below(path)
+        below = near_clean(path, self.below)
         edges = _edges(below, self.intervals, self.power, path.indices is not None, t.device)
         # Times computed in floating point may fall a rounding error short of an edge that they are meant to be on.
         nudged = t + 1e-6 * below / self.intervals
@@ -144,19 +160,9 @@ class SharedTimesteps(TimeConditionPart):
         """The shared time, told by `then`."""
         return self.then.told(self.shared(t, path), path)
 
-    def _below(self, path: PathPart) -> float:
-        if self.below is not None:
-            return self.below
-        if path.told_scale is None:
-            raise UsageError(
-                f"time condition 'shared' has no default range on path {path.kind!r}, whose times are sigmas; set "
-                "time.below to a sigma"
-            )
-        return (path.indices or path.t_max) / 10
-
     def check(self, path: PathPart) -> None:
         """The shared range must lie inside the path and its edges must be distinct."""
-        below = self._below(path)
+        below = near_clean(path, self.below)
         if below > (path.indices or path.t_max):
             raise UsageError(f"time.below is {below}, beyond the path's last time {path.t_max}; make it smaller")
         edges = _edges(below, self.intervals, self.power, path.indices is not None, torch.device("cpu"))

@@ -148,6 +148,33 @@ class _ZeroTerminal:
         return t.clamp_max(self.t_end)  # rounding must not step over the end, where alpha would be negative
 
 
+class _Straightened:
+    """A curve whose sigma is a straight line from clean data to `below`: sigma' stays finite there.
+
+    Source: yang2024etsdm, where changed noise schedules are an alternative to sharing; the line is our form of it.
+    """
+
+    def __init__(self, curve: _Curve, below: float, t_clean: float) -> None:
+        self.curve, self.below, self.t_clean = curve, below, t_clean
+        self.log_alpha_below = curve.log_alpha(torch.tensor(below, dtype=torch.float64)).item()
+        self.rate = math.sqrt(-math.expm1(2 * self.log_alpha_below)) / (below - t_clean)
+
+    def _line(self, t: Tensor) -> Tensor:
+        return self.rate * (t - self.t_clean)
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        straight = 0.5 * torch.log1p(-(self._line(t) ** 2).clamp_max(1 - 1e-12))
+        return torch.where(t < self.below, straight, self.curve.log_alpha(t))
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        straight = -self._line(t) * self.rate * (-self.log_alpha(t)).exp()
+        return torch.where(t < self.below, straight, self.curve.d_alpha(t))
+
+    def t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
+        straight = self.t_clean + _variance(log_alpha).sqrt() / self.rate
+        return torch.where(log_alpha > self.log_alpha_below, straight, self.curve.t_of_log_alpha(log_alpha))
+
+
 def _betas(schedule: Schedule, steps: int, beta_min: float, beta_max: float) -> Tensor:
     if schedule == "linear":
         return torch.linspace(beta_min, beta_max, steps, dtype=torch.float64)
@@ -166,13 +193,14 @@ def _curve(
     limits: tuple[float, float],
     t_end: float,
     zero_terminal_snr: bool,
+    straight_below: float | None,
 ) -> _Curve:
     """The live curve of plain configuration; built once."""
+    if straight_below is not None:
+        curve = _curve(schedule, steps, betas, limits, t_end, zero_terminal_snr, None)
+        return _Straightened(curve, straight_below, 0.0 if steps is None and betas is None else -1.0)
     if steps is None and betas is None:
-        if schedule == "linear":
-            curve: _Curve = _Linear(*limits)
-        else:
-            curve = _Cosine(_COSINE_OFFSET if schedule == "cosine" else 0.0)
+        curve = _Linear(*limits) if schedule == "linear" else _Cosine(_COSINE_OFFSET if schedule == "cosine" else 0.0)
         return _ZeroTerminal(curve, t_end) if zero_terminal_snr else curve
     beta = torch.tensor(betas, dtype=torch.float64) if betas is not None else _betas(schedule, steps or 0, *limits)
     log_alpha = 0.5 * torch.log1p(-beta).cumsum(0)
@@ -201,6 +229,8 @@ class VP(PathPart):
         t_start: Least trained time of a closed form.
         t_end: Largest time of a closed form.
         zero_terminal_snr: Rescale so that alpha is exactly 0 at the largest time (lin2024flawed).
+        straight_below: Under this time sigma rises in a straight line from clean data, so that its derivative stays
+            finite there; None leaves the schedule as it is.
 
     A table is continued between its indices linearly in log alpha and is exact at them; index 0 still has noise, so
     clean data are at t = -1.
@@ -215,6 +245,7 @@ class VP(PathPart):
     t_start: float = Field(default=_T_START, ge=0, lt=1)
     t_end: float = Field(default=1.0, gt=0, le=1)
     zero_terminal_snr: bool = False
+    straight_below: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> VP:
@@ -239,6 +270,8 @@ class VP(PathPart):
         check_below(t_start=self.t_start, t_end=self.t_end)
         if self.indices is not None and (self.t_start, self.t_end) != (_T_START, 1.0):
             raise ValueError("a table runs over its indices; leave t_start and t_end out")
+        if self.straight_below is not None:
+            check_below(straight_below=self.straight_below, t_max=self.t_max)
         return self
 
     @property
@@ -252,7 +285,8 @@ class VP(PathPart):
 
     @property
     def _live(self) -> _Curve:
-        return _curve(self.schedule, self.steps, self.betas, self.limits, self.t_end, self.zero_terminal_snr)
+        shape = (self.t_end, self.zero_terminal_snr, self.straight_below)
+        return _curve(self.schedule, self.steps, self.betas, self.limits, *shape)
 
     @property
     def indices(self) -> int | None:
