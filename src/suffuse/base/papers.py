@@ -125,6 +125,9 @@ PAPERS: dict[str, Paper] = {
     "rombach2022ldm": Paper(
         "Rombach et al.", "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, "arXiv 2112.10752"
     ),
+    "saharia2021sr3": Paper(
+        "Saharia et al.", "Image Super-Resolution via Iterative Refinement", 2021, "arXiv 2104.07636"
+    ),
     "salimans2022progressive": Paper(
         "Salimans, Ho", "Progressive Distillation for Fast Sampling of Diffusion Models", 2022, "arXiv 2202.00512"
     ),
@@ -148,5 +151,11 @@ PAPERS: dict[str, Paper] = {
         "Szegedy et al.", "Rethinking the Inception Architecture for Computer Vision", 2016, "arXiv 1512.00567"
     ),
     "vaswani2017attention": Paper("Vaswani et al.", "Attention Is All You Need", 2017, "arXiv 1706.03762"),
+    "wang2024subspace": Paper(
+        "Wang et al.",
+        "Diffusion Models Learn Low-Dimensional Distributions via Subspace Clustering",
+        2024,
+        "arXiv 2409.02426",
+    ),
     "yang2024etsdm": Paper("Yang et al.", "Lipschitz Singularities in Diffusion Models", 2024, "arXiv 2306.11251"),
 }

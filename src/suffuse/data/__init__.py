@@ -9,11 +9,12 @@ from typing import Annotated, get_args
 from suffuse.base.errors import UsageError, closest
 from suffuse.base.part import Joint
 from suffuse.data.dataset import Dataset
-from suffuse.data.densities import DensityPart, GaussianMixture, Rings
+from suffuse.data.densities import DensityPart, GaussianMixture, MixturePart, Rings
 from suffuse.data.digits import Digits
 from suffuse.data.hub import HubImages
 from suffuse.data.images import Images
 from suffuse.data.loader import Loader
+from suffuse.data.low_rank import LowRankMixture
 from suffuse.data.part import DataPart
 from suffuse.data.pictures import contact_sheet, save_picture, to_uint8
 from suffuse.data.report import DataReport
@@ -31,6 +32,8 @@ __all__ = [
     "HubImages",
     "Images",
     "Loader",
+    "LowRankMixture",
+    "MixturePart",
     "Rings",
     "Shapes",
     "ZipLimits",
@@ -41,7 +44,7 @@ __all__ = [
     "to_uint8",
 ]
 
-Data = Annotated[DataPart, Joint("data", Digits, Shapes, Images, HubImages, GaussianMixture, Rings)]
+Data = Annotated[DataPart, Joint("data", Digits, Shapes, Images, HubImages, GaussianMixture, Rings, LowRankMixture)]
 
 
 def data_from(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Densities whose probability and score are known: data on which solvers, objectives and metrics can be judged exactly.
+"""Mixtures of points, most with known density and score: data on which solvers, objectives and metrics can be judged.
 
 All numbers are float64 inside; samples come as float32, as data do.
 """
@@ -18,11 +18,11 @@ from suffuse.base.randomness import keys, normal, uniform
 from suffuse.data.dataset import Dataset
 from suffuse.data.part import DataPart
 
-__all__ = ["DensityPart", "GaussianMixture", "Rings"]
+__all__ = ["DensityPart", "GaussianMixture", "MixturePart", "Rings", "check_components", "equal_or"]
 
 
-class DensityPart(DataPart, abc.ABC):
-    """A mixture density in D dimensions.
+class MixturePart(DataPart, abc.ABC):
+    """Points of a mixture in D dimensions, labelled with their component.
 
     Attributes:
         count: Points of the data set.
@@ -41,23 +41,6 @@ class DensityPart(DataPart, abc.ABC):
     def _points(self, key: Tensor, component: Tensor) -> Tensor:
         """One point a key from its component: (B,), (B,) -> (B, D) float64."""
 
-    @abc.abstractmethod
-    def log_components(self, x: Tensor) -> Tensor:
-        """Log density of each component, (B, D) -> (B, K) float64."""
-
-    @abc.abstractmethod
-    def component_scores(self, x: Tensor) -> Tensor:
-        """Score of each component, (B, D) -> (B, K, D) float64."""
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log density, (B, D) -> (B,) float64."""
-        return (self.component_weights.log() + self.log_components(x)).logsumexp(1)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Gradient of the log density in x, (B, D) -> (B, D) float64."""
-        share = (self.component_weights.log() + self.log_components(x)).softmax(1)
-        return (share[..., None] * self.component_scores(x)).sum(1)
-
     def sample(self, n: int, seed: int) -> Tensor:
         """Points, (n, D) float32; point i of a seed is the same whatever n."""
         return self._drawn(n, seed)[0]
@@ -74,6 +57,27 @@ class DensityPart(DataPart, abc.ABC):
         points, component = self._drawn(self.count, self.seed)
         classes = [f"component {number}" for number in range(len(self.component_weights))]
         return Dataset.of(self.kind, points.numpy(), labels=component.numpy(), classes=classes)
+
+
+class DensityPart(MixturePart, abc.ABC):
+    """A mixture whose components have densities, known with their scores."""
+
+    @abc.abstractmethod
+    def log_components(self, x: Tensor) -> Tensor:
+        """Log density of each component, (B, D) -> (B, K) float64."""
+
+    @abc.abstractmethod
+    def component_scores(self, x: Tensor) -> Tensor:
+        """Score of each component, (B, D) -> (B, K, D) float64."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density, (B, D) -> (B,) float64."""
+        return (self.component_weights.log() + self.log_components(x)).logsumexp(1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of the log density in x, (B, D) -> (B, D) float64."""
+        share = (self.component_weights.log() + self.log_components(x)).softmax(1)
+        return (share[..., None] * self.component_scores(x)).sum(1)
 
 
 class GaussianMixture(DensityPart):
@@ -94,7 +98,7 @@ class GaussianMixture(DensityPart):
     def _consistent(self) -> Self:
         if len({len(mean) for mean in self.means}) != 1 or not self.means[0]:
             raise ValueError("means must all have the same number of coordinates, at least one")
-        _check_components(self.weights, len(self.means), stds=self.stds)
+        check_components(self.weights, len(self.means), stds=self.stds)
         return self
 
     @classmethod
@@ -105,7 +109,7 @@ class GaussianMixture(DensityPart):
     @property
     def component_weights(self) -> Tensor:
         """Shares of the components, (K,) float64."""
-        return _weights(self.weights, len(self.means))
+        return equal_or(self.weights, len(self.means))
 
     def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weights (K,), means (K, D) and standard deviations (K,), float64."""
@@ -151,13 +155,13 @@ class Rings(DensityPart):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _check_components(self.weights, len(self.radii), radii=self.radii)
+        check_components(self.weights, len(self.radii), radii=self.radii)
         return self
 
     @property
     def component_weights(self) -> Tensor:
         """Shares of the circles, (K,) float64."""
-        return _weights(self.weights, len(self.radii))
+        return equal_or(self.weights, len(self.radii))
 
     def _points(self, key: Tensor, component: Tensor) -> Tensor:
         radius = torch.tensor(self.radii, dtype=torch.float64)[component, None]
@@ -194,7 +198,7 @@ def _circle(components: int, radius: float) -> tuple[tuple[float, ...], ...]:
     return tuple((radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)
 
 
-def _check_components(weights: tuple[float, ...] | None, count: int, **positive: tuple[float, ...]) -> None:
+def check_components(weights: tuple[float, ...] | None, count: int, **positive: tuple[float, ...]) -> None:
     """Raise a `ValueError` for validators: lists of other lengths, weights that are no shares, numbers not above 0."""
     for name, values in positive.items():
         if len(values) != count or not all(0 < value < math.inf for value in values):
@@ -207,5 +211,6 @@ def _check_components(weights: tuple[float, ...] | None, count: int, **positive:
         )
 
 
-def _weights(weights: tuple[float, ...] | None, count: int) -> Tensor:
+def equal_or(weights: tuple[float, ...] | None, count: int) -> Tensor:
+    """The weights, or equal ones where they were left out, (count,) float64."""
     return torch.tensor(weights or (1 / count,) * count, dtype=torch.float64)
