@@ -11,9 +11,9 @@ from benchmarks.networks import RGB32, model_of, twin_of
 from benchmarks.timing import alternate, ratio
 from suffuse.base.batch import Batch
 from suffuse.base.randomness import Draws
+from suffuse.networks.precision import autocast
 from suffuse.objectives import Denoising
 from suffuse.process import UniformIndices
-from suffuse.sampling import autocast
 from suffuse.training.recipe import OptimiserSettings, TrainingSettings
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World

@@ -42,8 +42,8 @@ def test_its_network_is_built_and_maps_samples_to_samples(name: str) -> None:
     cond = data.batch(torch.arange(2)).cond.to("meta")
     with torch.device("meta"):
         network = config.network.build(config.shape)
-        embedded = config.conditioner.build(network.cond_width)(cond, 2)
-        output = network(torch.zeros(2, *data.shape), torch.zeros(2), embedded)
+        embedded = config.conditioner.build(network.cond_width, config.shape)(cond, 2)
+        output = network(embedded.beside(torch.zeros(2, *data.shape)), torch.zeros(2), embedded)
     assert output.value.shape == (2, *data.shape)
 
 

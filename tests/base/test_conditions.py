@@ -80,3 +80,15 @@ def test_a_call_is_changed_by_copy() -> None:
     assert (call.step, later.step, later.steps, later.streams) == (1, 2, 4, ("uncond", "cond"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         call.step = 3  # type: ignore[misc]  # the point of the test
+
+
+def test_more_values_are_present_and_what_was_there_keeps_its_mask() -> None:
+    cond = Conditions.of(label=torch.arange(3)).drop(torch.tensor([True, False, False]))
+    more = cond.plus(low_res=torch.ones(3, 1, 2, 2))
+    assert more.present["low_res"].tolist() == [True, True, True]
+    assert more.present["label"].tolist() == [False, True, True]
+    assert set(cond.values) == {"label"}
+    again = more.plus(label=torch.arange(3) + 5)
+    assert again.values["label"].tolist() == [5, 6, 7]
+    assert bool(again.present["label"].all())
+    assert more.absent().cat(more).values["low_res"].shape == (6, 1, 2, 2), "guidance stacks images as it does labels"

@@ -11,7 +11,7 @@ import torch
 
 from suffuse.base.randomness import keys, uniform
 from suffuse.data import DataPart, Dataset, Digits
-from suffuse.models.conditioner import ClassLabel, NoCondition
+from suffuse.models.conditioner import ClassLabel, ConditionerPart, NoCondition
 from suffuse.models.config import ModelConfig
 from suffuse.models.pretrained import save_model
 from suffuse.networks import MLP, UNet
@@ -32,7 +32,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     """A run with fresh weights.
 
     Args of the function: name of the folder, shape of a sample, names of the classes, data and about of the recipe
-    (None: no recipe at all, as after a conversion), seed of the weights.
+    (None: no recipe at all, as after a conversion), seed of the weights, conditioner (None: the classes, if any).
     """
 
     def make(
@@ -42,6 +42,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         data: DataPart | None = None,
         about: str = "",
         seed: int = 0,
+        conditioner: ConditionerPart | None = None,
     ) -> OpenRun:
         unet = UNet(channels=8, multipliers=(1, 2), blocks=1, attention_levels=(), groups=4, zero_init=False)
         config = ModelConfig(
@@ -49,7 +50,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             shape=shape,
             path=PATH,
             prediction=V(),
-            conditioner=ClassLabel(classes=len(classes)) if classes else NoCondition(),
+            conditioner=conditioner or (ClassLabel(classes=len(classes)) if classes else NoCondition()),
             classes=classes,
         )
         folder = tmp_path / name

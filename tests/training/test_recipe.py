@@ -72,6 +72,26 @@ def test_another_number_of_classes_is_refused(tiny: Make) -> None:
         recipe.resolve(pictures(classes=3))
 
 
+def test_low_resolution_widens_the_network_and_may_be_told_the_classes_too(tiny: Make) -> None:
+    tree = {"network": "auto", "conditioner": {"kind": "low_resolution", "factor": 2}}
+    plain, told = (
+        tiny(tree={**tree, "conditioner": {"kind": "low_resolution", "factor": 2, "classes": classes}})
+        for classes in (0, 3)
+    )
+    resolved = plain.resolve(pictures(classes=3))
+    assert resolved.model.network == resolved.recipe.network.replace(extra_channels=resolved.model.shape[0] + 1)
+    weights = sum(p.numel() for p in resolved.model.build().network.parameters())
+    assert f"{weights:,} parameters in the network" in resolved.notes
+    assert resolved.model.classes == ()
+    assert len(told.resolve(pictures(classes=3)).model.classes) == 3
+    with pytest.raises(UsageError, match=r"'low_resolution' needs labels, but the data have none.*one without classes"):
+        told.resolve(pictures(classes=0))
+    with pytest.raises(UsageError, match=r"conditioner.classes is 3, but the data have 4 classes"):
+        told.resolve(pictures(classes=4))
+    with pytest.raises(UsageError, match=r"conditioner.factor 7 does not divide"):
+        tiny(tree={**tree, "conditioner": {"kind": "low_resolution", "factor": 7}}).resolve(pictures(classes=3))
+
+
 def test_a_network_of_another_kind_of_data_is_refused(tiny: Make) -> None:
     with pytest.raises(UsageError, match=r"an MLP needs data of shape \(D,\), not \(1, 8, 8\)"):
         tiny().resolve(pictures())

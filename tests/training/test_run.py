@@ -21,7 +21,7 @@ from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import read_metrics
 from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import load_recipe
-from suffuse.training.run import Watcher, check_recipe, cycling_labels, train
+from suffuse.training.run import Watcher, check_recipe, train
 
 Make = Callable[..., Recipe]
 
@@ -137,14 +137,6 @@ def test_the_name_gives_the_folder(tiny: Make, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     assert train(tiny(steps=1).replace(out=None), "mine").folder == Path("runs/mine")
     assert (tmp_path / "runs" / "mine" / "model.safetensors").is_file()
-
-
-def test_labels_cycle_through_the_classes(tiny: Make) -> None:
-    recipe = tiny(tree={"conditioner": {"kind": "class_label", "classes": 3}})
-    cond = cycling_labels(recipe.conditioner, 4, first=2)
-    assert cond is not None
-    assert cond.values["label"].tolist() == [2, 0, 1, 2]
-    assert cycling_labels(tiny(tree={"conditioner": "none"}).conditioner, 4) is None
 
 
 # What is refused before any work

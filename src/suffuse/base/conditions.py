@@ -34,6 +34,11 @@ class Conditions:
     def __bool__(self) -> bool:
         return bool(self.values)
 
+    def plus(self, **values: Tensor) -> Conditions:
+        """These and more values, which are present for all samples; a name that is there already is replaced."""
+        more = Conditions.of(**values)
+        return Conditions({**self.values, **more.values}, {**self.present, **more.present})
+
     def absent(self) -> Conditions:
         """The same values, none present: the unconditional half of guidance."""
         return Conditions(self.values, {name: torch.zeros_like(mask) for name, mask in self.present.items()})
@@ -71,8 +76,15 @@ class Embedding:
         vector: One vector a sample, added to the time embedding, (B, D); None when there is none.
         tokens: A sequence a sample for cross-attention, (B, N, D); None when there is none.
         tokens_mask: Which tokens count, (B, N) bool; None when all do.
+        image: Channels beside the noisy sample, (B, C', H, W), which the network takes as `extra_channels`; None when
+            there are none. The denoiser puts them there: networks do not look at it.
     """
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
     tokens_mask: Tensor | None = None
+    image: Tensor | None = None
+
+    def beside(self, x: Tensor) -> Tensor:
+        """The network's input: x, (B, C, H, W), with the image behind it, (B, C + C', H, W); x itself without one."""
+        return x if self.image is None else torch.cat([x, self.image.to(x.dtype)], dim=1)

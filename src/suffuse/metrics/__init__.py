@@ -4,6 +4,7 @@ from suffuse.metrics.exact import Modes, Transport, kl_divergence, mode_coverage
 from suffuse.metrics.features import FeatureExtractor, Inception, Pixels, extract
 from suffuse.metrics.frechet import Moments, frechet, frechet_floor, frechet_infinity
 from suffuse.metrics.kernel import Averaged, cubic, gaussian, kernel_distance, median_distance, mmd2
+from suffuse.metrics.lipschitz import time_lipschitz
 from suffuse.metrics.memorisation import MemorisationReport, Pair, memorisation
 from suffuse.metrics.points import Features, nearest_neighbours
 from suffuse.metrics.precision_recall import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
@@ -48,5 +49,6 @@ __all__ = [
     "precision_recall",
     "side_by_side",
     "sliced_wasserstein",
+    "time_lipschitz",
     "wasserstein",
 ]

@@ -21,9 +21,11 @@ class Conditioner(nn.Module, abc.ABC):
 
     Attributes:
         reads: Names of the conditions that it understands.
+        observes: Those of them that `observe` can compute.
     """
 
     reads: tuple[str, ...] = ()
+    observes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def forward(self, cond: Conditions, batch: int) -> Embedding:
@@ -32,15 +34,43 @@ class Conditioner(nn.Module, abc.ABC):
     def check(self, cond: Conditions) -> None:
         """Raise a `UsageError` for values that the model does not know; once for all, while they are on the CPU."""
 
+    def observe(self, x0: Tensor, cond: Conditions) -> Conditions:
+        """Conditions of the data x0, (B, ...), with those added that can be computed from the data themselves.
+
+        Training calls it before it hides conditions. What is in `cond` already stays as it is.
+        """
+        return cond
+
 
 class ConditionerPart(Part, abc.ABC):
     """Configuration of a conditioner."""
 
     kind: str
 
+    @property
+    def label_count(self) -> int:
+        """How many classes its `label` may name, K; 0 when it reads no labels."""
+        return 0
+
+    def extra_channels(self, shape: tuple[int, ...]) -> int:
+        """How many channels it puts beside samples of `shape`, which the network must take.
+
+        Raises:
+            UsageError: It cannot condition samples of this shape.
+        """
+        return 0
+
     @abc.abstractmethod
-    def build(self, width: int) -> Conditioner:
-        """Make the live module whose vectors have the network's `cond_width`."""
+    def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
+        """Make the live module.
+
+        Args:
+            width: Of its vectors: the network's `cond_width`.
+            shape: Of one sample, (C, H, W) or (D,); of no account to conditioners that give vectors alone.
+
+        Raises:
+            UsageError: It does not go together with such a network or such samples.
+        """
 
 
 class _Nothing(Conditioner):
@@ -53,7 +83,7 @@ class NoCondition(ConditionerPart):
 
     kind: Literal["none"] = "none"
 
-    def build(self, width: int) -> Conditioner:
+    def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
         """A module without weights."""
         return _Nothing()
 
@@ -121,7 +151,12 @@ class ClassLabel(ConditionerPart):
     kind: Literal["class_label"] = "class_label"
     classes: int = Field(ge=1)
 
-    def build(self, width: int) -> Conditioner:
+    @property
+    def label_count(self) -> int:
+        """K."""
+        return self.classes
+
+    def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
         """A table (K + 1, width)."""
         if width < 1:
             raise UsageError(
@@ -155,7 +190,12 @@ class LabelNumber(ConditionerPart):
     classes: int = Field(ge=1)
     null: bool
 
-    def build(self, width: int) -> Conditioner:
+    @property
+    def label_count(self) -> int:
+        """K."""
+        return self.classes
+
+    def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
         """A module without weights."""
         if width != 1:
             raise UsageError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from suffuse.base.part import Joint, Part
 from suffuse.models.conditioner import ClassLabel, ConditionerPart, LabelNumber, NoCondition
 from suffuse.models.denoiser import Denoiser
+from suffuse.models.low_resolution import LowResolution
 from suffuse.networks import NetworkConfig
 from suffuse.process import Identity, Path, Prediction, TimeCondition
 
@@ -16,14 +17,16 @@ __all__ = ["FORMAT_VERSION", "ConditionerConfig", "ModelConfig"]
 
 FORMAT_VERSION = 1
 
-ConditionerConfig = Annotated[ConditionerPart, Joint("conditioner", NoCondition, ClassLabel, LabelNumber)]
+ConditionerConfig = Annotated[
+    ConditionerPart, Joint("conditioner", NoCondition, ClassLabel, LabelNumber, LowResolution)
+]
 
 
 class ModelConfig(Part):
     """A denoiser as plain data.
 
     Attributes:
-        network: What is learned.
+        network: What is learned; its `extra_channels` follow from the conditioner and are filled in.
         shape: Shape of one sample, (C, H, W) or (D,).
         out_channels: Channels of the network's output when they are not the data's (2C for learned variances).
         path: How data become noise.
@@ -52,6 +55,13 @@ class ModelConfig(Part):
     others: tuple[str, ...] = ()
     step: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _network_takes_what_is_beside(self) -> ModelConfig:
+        extra = self.conditioner.extra_channels(self.shape)
+        network = self.network.taking(extra, f"conditioner {self.conditioner.kind!r}")
+        object.__setattr__(self, "network", network)  # frozen, but not made yet
+        return self
+
     def build(self, *, seed: int = 0) -> Denoiser:
         """Make the model with fresh weights; equal seeds give equal weights.
 
@@ -64,7 +74,7 @@ class ModelConfig(Part):
             path=self.path,
             prediction=self.prediction,
             time=self.time,
-            conditioner=self.conditioner.build(network.cond_width),
+            conditioner=self.conditioner.build(network.cond_width, self.shape),
             sigma_data=self.sigma_data,
         )
         model.config = self

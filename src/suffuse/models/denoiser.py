@@ -120,7 +120,7 @@ class Denoiser(nn.Module):
         c_in = self.prediction.c_in(level.alpha, level.sigma, self.sigma_data)  # type: ignore[type-var]  # both of one kind
         embedded = self.conditioner(cond or Conditions(), len(x))
         output = self.network(
-            x if isinstance(c_in, float) and c_in == 1.0 else c_in * x,
+            embedded.beside(x if isinstance(c_in, float) and c_in == 1.0 else c_in * x),
             self.told(t, len(x)),
             embedded,
             seeds=call.seeds,

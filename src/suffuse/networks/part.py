@@ -5,10 +5,11 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 
+from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
 from suffuse.networks.contract import Network
 
@@ -34,6 +35,31 @@ class NetworkPart(Part, abc.ABC):
         Raises:
             UsageError: The configuration does not fit the shape.
         """
+
+    def taking(self, extra: int, giver: str) -> Self:
+        """This network with `extra` input channels beyond the data's.
+
+        Args:
+            extra: How many there will be.
+            giver: Where they come from, for messages.
+
+        Raises:
+            UsageError: It is configured for another number, or for none ever.
+        """
+        own = dict(self).get("extra_channels")
+        if own == extra or (own is None and not extra):
+            return self
+        if own is None:
+            raise UsageError(
+                f"{giver} puts {extra} channels beside the sample, but network {self.kind!r} has no extra_channels to "
+                f"take them; choose another network"
+            )
+        if own:
+            raise UsageError(
+                f"network.extra_channels is {own}, but {giver} puts {extra} channels beside the sample; leave "
+                f"extra_channels out, it is filled in"
+            )
+        return self.replace(extra_channels=extra)
 
 
 @contextmanager

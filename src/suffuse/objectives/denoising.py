@@ -15,6 +15,7 @@ from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser, Evaluation
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.time_penalty import TimePenalty
 from suffuse.process import (
     NoiseLevels,
     PlainWeighting,
@@ -37,16 +38,20 @@ class Denoising(ObjectivePart):
         noise_levels: At which times we train.
         weighting: How heavily each counts.
         condition_dropout: Probability that a sample's conditions are hidden: guidance needs an unconditional half.
+        time_penalty: Penalty on the network's change in time near clean data; None for none.
     """
 
     kind: Literal["denoising"] = "denoising"
     noise_levels: NoiseLevels = UniformTimes()
     weighting: Weighting = PlainWeighting()
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    time_penalty: TimePenalty | None = None
 
     def build(self, model: Denoiser) -> Objective:
         """A function: the objective has no weights of its own."""
         check_process(model.path, model.prediction, model.time, self.noise_levels)
+        if self.time_penalty is not None:
+            self.time_penalty.check(model.path)
         return self._losses
 
     def _losses(
@@ -58,8 +63,12 @@ class Denoising(ObjectivePart):
         t = self.noise_levels.draw(noise, model.path)
         x = perturb(model.path, batch.x0, eps, t)
         call = Call(seeds=noise.keys("network"))
-        evaluation = model.evaluate(x, t, self._hidden(batch.cond, noise), call)
-        return {"denoising": denoising_loss(evaluation, batch.x0, self.weighting, batch.mask)}
+        cond = self._hidden(model.conditioner.observe(batch.x0, batch.cond), noise)
+        evaluation = model.evaluate(x, t, cond, call)
+        losses = {"denoising": denoising_loss(evaluation, batch.x0, self.weighting, batch.mask)}
+        if self.time_penalty is not None:
+            losses["time_penalty"] = self.time_penalty.of(model, evaluation, t, cond, call)
+        return losses
 
     def _hidden(self, cond: Conditions, noise: Draws) -> Conditions:
         if not cond or self.condition_dropout == 0:

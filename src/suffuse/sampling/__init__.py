@@ -5,7 +5,7 @@ from typing import Annotated
 from suffuse.base.part import Joint
 from suffuse.sampling.grid import GridPart, Karras, ListedTimes, LogSNR, Quadratic, Uniform
 from suffuse.sampling.guidance import CFG, Guidance, GuidancePart, NoGuidance
-from suffuse.sampling.loop import Model, Samples, autocast, sample, sample_batches
+from suffuse.sampling.loop import Model, Samples, sample, sample_batches
 from suffuse.sampling.solvers import DDIM, DDPM, DPMSolverPP, Estimate, Euler, Heun, Solver, SolverPart, transfer
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "Solver",
     "SolverPart",
     "Uniform",
-    "autocast",
     "sample",
     "sample_batches",
     "transfer",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,15 +15,14 @@ from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser
+from suffuse.networks.precision import Precision, autocast
 from suffuse.process import PathPart
 from suffuse.sampling.grid import GridPart, Uniform
 from suffuse.sampling.guidance.base import Denoise, GuidancePart, NoGuidance
 from suffuse.sampling.solvers.base import Estimate, Estimator, SolverPart
 from suffuse.sampling.solvers.dpm_solver import DPMSolverPP
 
-__all__ = ["Model", "Samples", "autocast", "sample", "sample_batches"]
-
-Precision = Literal["float32", "bfloat16"]
+__all__ = ["Model", "Samples", "sample", "sample_batches"]
 
 
 class Model(Protocol):
@@ -67,13 +65,6 @@ def _clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Mixed precision for networks; sampler state and coefficients stay float32 or wider."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 class _Counter:

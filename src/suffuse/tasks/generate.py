@@ -10,13 +10,13 @@ from torch import Tensor
 
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError, unknown_name
-from suffuse.models.conditioner import ClassLabel
+from suffuse.data import Dataset
 from suffuse.sampling import sample_batches
 from suffuse.tasks.runs import OpenRun
 from suffuse.training.recipe import SamplingSettings
-from suffuse.training.run import cycling_labels
+from suffuse.training.sample_conditions import sample_conditions
 
-__all__ = ["Generated", "generate", "labels_for"]
+__all__ = ["Generated", "conditions_for", "generate"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Generated:
 
     Attributes:
         x: (n, ...) on the CPU.
-        labels: Classes that were asked for, (n,); None for an unconditional model.
+        labels: Classes that were asked for, (n,); None for a model that knows none.
         classes: Names of the model's classes; empty when it knows none.
         nfe: Network evaluations per sample, counted.
         seconds: Wall time of sampling.
@@ -38,25 +38,41 @@ class Generated:
     seconds: float
 
 
-def labels_for(run: OpenRun, n: int, label: str | None = None, first: int = 0) -> Conditions | None:
-    """Conditions of n samples: one class by name or number, or all classes in turn.
+def conditions_for(run: OpenRun, n: int, label: str | None = None, first: int = 0) -> Conditions | None:
+    """Conditions of n samples: one class by name or number, or all in turn; see `sample_conditions`.
 
     Raises:
-        UsageError: No such class, or the model knows none.
+        UsageError: No such class, the model knows none, or it is told of images and those of the run are not here.
     """
-    conditioner = run.config.conditioner
-    if label is None:
-        return cycling_labels(conditioner, n, first)
-    if not isinstance(conditioner, ClassLabel):
+    number = None if label is None else _number_of(run, label)
+    return sample_conditions(run.model, n, first=first, label=number, data=lambda: _data_of(run))
+
+
+def _number_of(run: OpenRun, label: str) -> int:
+    count = run.config.conditioner.label_count
+    if not count:
         raise UsageError(f"label {label!r} needs a class-conditional model, but this one knows no classes")
-    names = run.config.classes or tuple(str(i) for i in range(conditioner.classes))
+    names = run.config.classes or tuple(str(i) for i in range(count))
     if label in names:
-        number = names.index(label)
-    elif label.isdecimal() and int(label) < conditioner.classes:
-        number = int(label)
-    else:
-        raise unknown_name("class", label, names)
-    return Conditions.of(label=torch.full((n,), number))
+        return names.index(label)
+    if label.isdecimal() and int(label) < count:
+        return int(label)
+    raise unknown_name("class", label, names)
+
+
+def _data_of(run: OpenRun) -> Dataset:
+    """The run's own data, for models that are told of images."""
+    names = run.model.conditioner.observes
+    why = f"this model is told {' and '.join(names)} of images"
+    mend = f"sample it in Python: sample(model, n, cond=Conditions.of({', '.join(f'{name}=...' for name in names)}))"
+    if run.recipe is None:
+        raise UsageError(f"{why}, and {run.folder} does not say on which it was trained; {mend}")
+    try:
+        return run.recipe.data.load()
+    except UsageError as error:
+        raise UsageError(
+            f"{why}, and those that {run.folder} was trained on cannot be loaded ({error}); {mend}"
+        ) from error
 
 
 def generate(
@@ -86,7 +102,7 @@ def generate(
         raise UsageError(f"n is {n}; ask for at least one sample")
     if first < 0:
         raise UsageError(f"first is {first}; samples are numbered from 0")
-    cond = labels_for(run, n, label, first)
+    cond = conditions_for(run, n, label, first)
     parts, rows, seconds, done = [], 0.0, 0.0, 0
     for made in sample_batches(
         run.model,
@@ -108,5 +124,5 @@ def generate(
         done += len(made.x)
         if on_samples is not None:
             on_samples(done)
-    labels = cond.values["label"] if cond else None
+    labels = cond.values.get("label") if cond else None
     return Generated(torch.cat(parts), labels, run.config.classes, rows / n, seconds)

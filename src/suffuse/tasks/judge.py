@@ -25,7 +25,7 @@ from suffuse.tasks.runs import OpenRun, named
 from suffuse.training.extractor import TrainedFeatures, train_extractor
 from suffuse.training.recipe import SamplingSettings
 
-__all__ = ["ImageJudge", "Judge", "PointJudge", "judge_of", "ruler_of"]
+__all__ = ["ImageJudge", "Judge", "PointJudge", "Reference", "judge_of", "ruler_of"]
 
 _BATCH = 100  # images that a feature network sees at a time: Inception needs some 15 MB for each
 # Neighbour searches in features grow with the square of the set.
@@ -58,6 +58,21 @@ def _shown(x: Tensor) -> Tensor:
     return torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Reference data.
+
+    Attributes:
+        name: What people call them.
+        fingerprint: Hash of their content.
+        count: How many of them are used.
+    """
+
+    name: str
+    fingerprint: str
+    count: int
+
+
 class Judge(abc.ABC):
     """Measures samples against reference data.
 
@@ -65,11 +80,15 @@ class Judge(abc.ABC):
         headline: Name of the distance that comparisons are drawn by; lower is better.
         floor: What fresh real data of the same kind would score on it; None when unknown.
         least: Samples without which a measure has no value.
+        reference: What the samples are measured against.
+        features_hash: Of the feature network's weights; None where points are measured themselves.
     """
 
     least: ClassVar[int]
     headline: str
     floor: float | None
+    reference: Reference
+    features_hash: str | None = None
 
     @abc.abstractmethod
     def measure(self, made: Generated, ruler: Ruler) -> tuple[Measurement, ...]:
@@ -78,13 +97,6 @@ class Judge(abc.ABC):
     @abc.abstractmethod
     def distance(self, made: Generated, ruler: Ruler) -> Measurement:
         """The headline alone: what comparisons need."""
-
-
-@dataclass(frozen=True)
-class _Reference:
-    name: str
-    fingerprint: str
-    count: int
 
 
 class ImageJudge(Judge):
@@ -104,8 +116,8 @@ class ImageJudge(Judge):
         self.index = permutation(0, "reference", 0, len(dataset))[:count].sort().values
         self.real = metrics.extract(extractor, map(self._images, torch.split(self.index, _BATCH)))
         self.moments = Moments.of(self.real, "the reference features")
-        self.reference = _Reference(dataset.name, dataset.fingerprint, len(self.index))
-        self.headline = extractor.name
+        self.reference = Reference(dataset.name, dataset.fingerprint, len(self.index))
+        self.headline, self.features_hash = extractor.name, extractor.hash
         self.floor = metrics.frechet_floor(self.real, seed=0)
 
     def _images(self, index: Tensor) -> Tensor:
@@ -185,7 +197,7 @@ class PointJudge(Judge):
         self.density, self.headline = density, "wasserstein"
         n = min(count, 2000)
         self.real = density.sample(n, seed=7).double()
-        self.reference = _Reference(dataset.name, dataset.fingerprint, n)
+        self.reference = Reference(dataset.name, dataset.fingerprint, n)
         self.floor = metrics.wasserstein(density.sample(n, seed=8).double(), self.real, seed=0).value
 
     def _ruler(self, ruler: Ruler) -> Ruler:

@@ -15,10 +15,11 @@ from suffuse.metrics import CostPoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["cost_curves", "loss_curve", "scatter"]
+__all__ = ["cost_curves", "loss_curve", "new_figure", "save_figure", "scatter"]
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that draws without a screen and without global state; sides in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -27,7 +28,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; equal figures make equal files."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     files.write_bytes(path, buffer.getvalue())
@@ -42,7 +44,7 @@ def cost_curves(points: Sequence[CostPoint], floor: float | None, headline: str,
         headline: Name of the distance.
         path: PNG file.
     """
-    figure = _figure(9, 3.6)
+    figure = new_figure(9, 3.6)
     axes = figure.subplots(1, 2, sharey=True)
     names = dict.fromkeys(point.name for point in points)
     for axis, cost, label in zip(axes, ("nfe", "seconds"), ("network evaluations per sample", "seconds"), strict=True):
@@ -59,23 +61,23 @@ def cost_curves(points: Sequence[CostPoint], floor: float | None, headline: str,
     axes[0].set_xticks(costs, [f"{cost:g}" for cost in costs])
     axes[0].set_ylabel(headline)
     axes[0].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def loss_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:  # Any: numbers and strings
     """Loss over steps from the lines of `metrics.jsonl`."""
-    figure = _figure(5, 3)
+    figure = new_figure(5, 3)
     axis = figure.subplots()
     axis.plot([row["step"] for row in rows], [row["loss"] for row in rows], lw=1.2)
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     axis.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def scatter(points: Tensor, path: Path) -> None:
     """The first two coordinates of points, (n, D)."""
-    figure = _figure(4, 4)
+    figure = new_figure(4, 4)
     axis = figure.subplots()
     axis.scatter(points[:, 0].numpy(), points[:, min(1, points.shape[1] - 1)].numpy(), s=2, alpha=0.4)
     axis.set_aspect("equal")
-    _save(figure, path)
+    save_figure(figure, path)

@@ -184,7 +184,6 @@ class Recipe(Part):
         conditioner, why = self._conditioner(dataset)
         self.check_guidance(conditioner)
         notes.extend(why)
-        notes.append(f"{count_parameters(network, dataset.shape):,} parameters in the network")
         model = ModelConfig(
             network=network,
             shape=dataset.shape,
@@ -193,8 +192,9 @@ class Recipe(Part):
             time=self.time,
             conditioner=conditioner,
             sigma_data=self.sigma_data,
-            classes=dataset.classes if isinstance(conditioner, ClassLabel) else (),
+            classes=dataset.classes if conditioner.label_count else (),
         )
+        notes.append(f"{count_parameters(model.network, dataset.shape):,} parameters in the network")
         chosen = self.replace(data=self.data.anchored(), network=network, conditioner=conditioner)
         return Resolved(chosen, model, tuple(notes))
 
@@ -225,12 +225,15 @@ class Recipe(Part):
                 classes = len(dataset.classes)
                 return ClassLabel(classes=classes), [f"conditioner: {classes} class labels, because the data have them"]
             return NoCondition(), ["conditioner: none, because the data have no labels"]
-        if isinstance(self.conditioner, ClassLabel):
-            if not labelled:
-                raise UsageError("conditioner 'class_label' needs labels, but the data have none; use conditioner=none")
-            if len(dataset.classes) != self.conditioner.classes:
-                raise UsageError(
-                    f"conditioner.classes is {self.conditioner.classes}, but the data have {len(dataset.classes)} "
-                    "classes; correct it, or leave conditioner=auto"
-                )
+        kind, count = self.conditioner.kind, self.conditioner.label_count
+        if count and not labelled:
+            raise UsageError(
+                f"conditioner {kind!r} needs labels, but the data have none; use conditioner=none, or one without "
+                "classes"
+            )
+        if count and len(dataset.classes) != count:
+            raise UsageError(
+                f"conditioner.classes is {count}, but the data have {len(dataset.classes)} classes; correct it, or "
+                "leave conditioner=auto"
+            )
         return self.conditioner, []

@@ -16,11 +16,9 @@ from torch import Tensor
 
 import suffuse
 from suffuse.base import files
-from suffuse.base.conditions import Conditions
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.hardware import processor
 from suffuse.data import Dataset, Loader, contact_sheet, save_picture, to_uint8
-from suffuse.models.conditioner import ClassLabel
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import save_model
 from suffuse.process.compose import check_process
@@ -32,11 +30,12 @@ from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
 from suffuse.training.recipe import Recipe, Resolved, TrainingSettings
 from suffuse.training.recipe_files import dump_recipe
+from suffuse.training.sample_conditions import sample_conditions
 from suffuse.training.signals import Stop, Stopped
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World, joined
 
-__all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "cycling_labels", "train"]
+__all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "train"]
 
 RECIPE_FILE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
@@ -155,13 +154,6 @@ def _load(recipe: Recipe, world: World, watcher: Watcher) -> tuple[Resolved, Dat
         for line in resolved.notes:
             watcher.note(line)
     return resolved, dataset
-
-
-def cycling_labels(conditioner: object, n: int, first: int = 0) -> Conditions | None:
-    """Labels 0, 1, 2, ... for n samples of a class-conditional model; None for others."""
-    if not isinstance(conditioner, ClassLabel):
-        return None
-    return Conditions.of(label=torch.arange(first, first + n) % conditioner.classes)
 
 
 class _Session:
@@ -294,7 +286,7 @@ class _Session:
             solver=settings.solver,
             grid=settings.grid,
             guidance=settings.guidance,
-            cond=cycling_labels(self.config.conditioner, n),
+            cond=sample_conditions(shadow, n, data=lambda: self.dataset),
             seed=self.settings.seed,
             batch=settings.batch,
             precision=self.settings.precision,

@@ -13,8 +13,8 @@ from suffuse.base.errors import RunError
 from suffuse.base.randomness import Draws
 from suffuse.base.weights import check_state, load_weights
 from suffuse.models.denoiser import Denoiser
+from suffuse.networks.precision import autocast
 from suffuse.objectives import ObjectivePart, Progress
-from suffuse.sampling import autocast
 from suffuse.training.ema import EMA
 from suffuse.training.optimiser import build_optimiser, learning_rate, load_optimiser_state, optimiser_state
 from suffuse.training.recipe import OptimiserSettings, TrainingSettings
