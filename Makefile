@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO := runs/demo
 DEMO_STEPS ?= 1200
 
-.PHONY: setup demo fmt lint types test bench clean
+.PHONY: setup demo fmt lint types test ledger bench clean
 
 setup: $(READY)
 
@@ -38,6 +38,10 @@ types: $(READY)
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# The tables in the pages, made anew from the recorded results.
+ledger: $(READY)
+	$(BIN)/python -m suffuse.claims.pages README.md docs/techniques/*.md docs/ledger.md
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run

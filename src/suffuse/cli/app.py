@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from suffuse import __version__
-from suffuse.cli import compare, convert, evaluate, listing, sample, train
+from suffuse.cli import compare, convert, evaluate, listing, sample, train, verify
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="suffuse",
-    help="Train, sample, evaluate and compare diffusion, flow and consistency models.",
+    help="Train, sample, evaluate and compare diffusion, flow and consistency models, and check papers' claims.",
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,7 +32,7 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    """Train, sample, evaluate and compare diffusion, flow and consistency models."""
+    """Train, sample, evaluate and compare diffusion, flow and consistency models, and check papers' claims."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -42,4 +42,5 @@ app.command("train")(train.train_command)
 app.command("sample")(sample.sample_command)
 app.command("eval")(evaluate.eval_command)
 app.command("compare")(compare.compare_command)
+app.command("verify")(verify.verify_command)
 app.command("convert")(convert.convert_command)

@@ -21,13 +21,14 @@ class What(StrEnum):
     solvers = "solvers"
     parts = "parts"
     data = "data"
+    claims = "claims"
     conflicts = "conflicts"
 
 
 def list_command(
     what: Annotated[What, typer.Argument(help="What to list.")] = What.recipes,
 ) -> None:
-    """List recipes, techniques, solvers, data sources, the parts of every joint, or those that do not go together."""
+    """List recipes, techniques, solvers, data, claims and their state, the parts of every joint, or what conflicts."""
     rows = _ROWS[what]()
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
@@ -57,6 +58,17 @@ def _of(*joints: str) -> list[tuple[str, str]]:
     return rows
 
 
+def _claims() -> list[tuple[str, str]]:
+    from suffuse.claims.ledger import CLAIMS
+    from suffuse.claims.result import status
+
+    rows = []
+    for claim in CLAIMS:
+        states = (f"{tier}: {status(claim, tier).words}" for tier in claim.experiments)
+        rows.append((claim.key, f"{'; '.join(states)}. {claim.statement}"))
+    return rows
+
+
 def _conflicts() -> list[tuple[str, str]]:
     from suffuse.training.conflicts import conflicts
 
@@ -69,5 +81,6 @@ _ROWS: dict[What, Callable[[], list[tuple[str, str]]]] = {
     What.solvers: lambda: _of("solver"),
     What.data: lambda: _of("data"),
     What.parts: lambda: _of(),
+    What.claims: _claims,
     What.conflicts: _conflicts,
 }

@@ -1,0 +1,215 @@
+"""Arms at work: what identifies a trained model, and how one is trained once and measured."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suffuse.base import files
+from suffuse.base.part import Part, parse
+from suffuse.claims.exact import ExactPart
+from suffuse.claims.fingerprint import digest, minimal, modules_of, source_hash
+from suffuse.claims.measures import Bench, MeasurePart
+from suffuse.claims.protocol import Arm, Experiment
+from suffuse.data import Dataset, DensityPart
+from suffuse.data.cache import default_cache
+from suffuse.data.part import DataPart
+from suffuse.tasks.judge import ImageJudge, Judge, PointJudge
+from suffuse.tasks.runs import open_run
+from suffuse.training.extractor import train_extractor
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_files import load_recipe
+from suffuse.training.run import RECIPE_FILE, train
+
+__all__ = [
+    "Cell",
+    "Work",
+    "exact_identity",
+    "judge_of_data",
+    "load_data",
+    "measure_identity",
+    "model_identity",
+    "recipe_of",
+    "work",
+]
+
+_DONE = "arm.json"
+_VERSION = 1
+_REFERENCE = 10_000  # images at most that distances are taken to
+# Of a recipe: what cannot change the trained weights.
+_ASIDE = ("about", "technique", "out", "sampling", "evaluation")
+_ASIDE_TRAINING = ("device", "log_every", "sample_every", "samples", "checkpoint_every", "keep", "tensorboard", "seed")
+_LOG_EVERY = 10  # the steadiness of training is read from the log, so the log is the same for all
+
+Cell = dict[str, float]
+"""Values of one arm and seed, by name."""
+
+
+def recipe_of(experiment: Experiment, arm: Arm, seed: int, data: Path | None = None) -> Recipe:
+    """The recipe that an arm trains with a seed.
+
+    Args:
+        experiment: Whose shared overrides come first.
+        arm: Which.
+        seed: Of weights, data order and noise: the same for all arms, so that they are paired.
+        data: File of the data, for experiments that ask for one.
+    """
+    where = () if data is None else (f"data={data}",)
+    recipe = load_recipe(arm.recipe, (*where, *experiment.overrides_of(arm)))
+    settings = recipe.training.replace(seed=seed, log_every=_LOG_EVERY, sample_every=0, keep=1, tensorboard=False)
+    return recipe.replace(training=settings)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:  # Any: JSON values
+    """What decides the weights, beside the seed; of files the name alone, not the place."""
+    found: dict[str, Any] = minimal(recipe)  # Any: JSON values
+    for name in _ASIDE:
+        found.pop(name, None)
+    for name in _ASIDE_TRAINING:
+        found["training"].pop(name, None)
+    if "path" in found["data"]:
+        found["data"]["path"] = Path(found["data"]["path"]).name
+    return found
+
+
+def model_identity(recipe: Recipe) -> dict[str, str]:
+    """Hashes of the recipe and of the source that it reaches; neither knows the seed."""
+    parts = [getattr(recipe, name) for name in type(recipe).model_fields if name not in _ASIDE]
+    roots = modules_of(*parts) | {"suffuse.training.trainer", "suffuse.data.loader", "suffuse.models.denoiser"}
+    return {"recipe": digest(_plain(recipe)), "source": source_hash(roots)}
+
+
+def _part_identity(part: Part, extra: Sequence[str]) -> dict[str, str]:
+    return {"part": digest(minimal(part)), "source": source_hash(modules_of(part) | set(extra))}
+
+
+def measure_identity(measure: MeasurePart) -> dict[str, str]:
+    """Hashes of a measure and of the source that computes it."""
+    return _part_identity(measure, measure.source)
+
+
+def exact_identity(part: ExactPart) -> dict[str, str]:
+    """Hashes of a computation and of the source that does it."""
+    return _part_identity(part, ())
+
+
+@functools.lru_cache(maxsize=4)
+def load_data(source: DataPart) -> Dataset:
+    """A data set, read once."""
+    return source.load()
+
+
+@functools.lru_cache(maxsize=2)
+def judge_of_data(source: DataPart, device: torch.device) -> Judge:
+    """One judge for all runs on the same data; its features are trained once and kept in the user's cache."""
+    dataset = load_data(source)
+    if isinstance(source, DensityPart):
+        return PointJudge(dataset, source, _REFERENCE)
+    extractor = train_extractor(dataset, cache=default_cache()).to(device)
+    return ImageJudge(dataset, extractor, _REFERENCE)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One arm with one seed: what is trained, where, and what is measured on it; or what is computed.
+
+    Attributes:
+        key: Hash of all that decides the model.
+        label: For people.
+        store: Folder of models and cells.
+        recipe: As plain data; None for an exact computation.
+        measures: Key of a cell -> what to measure.
+        exact: The computation, and its seed.
+        threads: Threads of the processor: the same for all arms, because sums depend on them.
+    """
+
+    key: str
+    label: str
+    store: Path
+    recipe: dict[str, Any] | None  # Any: JSON values
+    measures: dict[str, MeasurePart]
+    exact: tuple[ExactPart, int] | None = None
+    threads: int | None = None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Keys of the cells that are not there yet."""
+        keys = (self.key,) if self.exact is not None else tuple(self.measures)
+        return tuple(key for key in keys if not _cell(self.store, key).is_file())
+
+    def read(self) -> dict[str, Cell]:
+        """Key of a cell -> its values; all must be there."""
+        keys = (self.key,) if self.exact is not None else tuple(self.measures)
+        return {key: dict(files.read_json(_cell(self.store, key))["values"]) for key in keys}
+
+    def trained(self) -> dict[str, Any]:  # Any: JSON values
+        """What training cost: steps, seconds, parameters."""
+        return files.read_json(_model(self.store, self.key) / _DONE)
+
+
+def _cell(store: Path, key: str) -> Path:
+    return store / "cells" / f"{key}.json"
+
+
+def _model(store: Path, key: str) -> Path:
+    return store / "models" / key
+
+
+def work(item: Work) -> str:
+    """Train what is not trained, measure what is not measured; both survive a kill. Returns the label.
+
+    Raises:
+        Stopped: A signal asked for it; a half-trained model goes on next time.
+    """
+    if item.threads is not None:
+        torch.set_num_threads(item.threads)
+    if not item.missing:
+        return item.label
+    files.make_folder(item.store / "cells")
+    if item.exact is not None:
+        part, seed = item.exact
+        _write(item, item.key, part.of(seed))
+        return item.label
+    recipe = parse(Recipe, item.recipe or {})
+    folder = _model(item.store, item.key)
+    if not (folder / _DONE).is_file():
+        _train(recipe, folder, item.label)
+    run = open_run(folder, device=recipe.training.device)
+    data = load_data(recipe.data)
+    bench = Bench(run, data, lambda: judge_of_data(recipe.data, run.model.device))
+    for key in item.missing:
+        _write(item, key, item.measures[key].of(bench))
+    return item.label
+
+
+def _write(item: Work, key: str, values: Cell) -> None:
+    cell = {"format_version": _VERSION, "label": item.label, "model": item.key, "values": values}
+    files.write_json(_cell(item.store, key), cell)
+
+
+def _train(recipe: Recipe, folder: Path, label: str) -> None:
+    """Train to the end, from where an earlier try was stopped; checkpoints are of no use afterwards."""
+    resume = (folder / RECIPE_FILE).is_file()
+    if folder.is_dir() and not resume:
+        files.discard(folder)
+    began = time.perf_counter()
+    finished = train(recipe.replace(out=str(folder)), label, resume=resume)
+    if (folder / "checkpoints").is_dir():
+        files.discard(folder / "checkpoints")
+    run = open_run(folder, device="cpu")
+    facts = {
+        "format_version": _VERSION,
+        "label": label,
+        "steps": finished.step,
+        "images": finished.step * recipe.training.batch,
+        "seconds": time.perf_counter() - began,
+        "resumed": resume,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+    }
+    files.write_json(folder / _DONE, facts)

@@ -1,0 +1,239 @@
+"""E-TSDM's experiments with training: 8x8 digits (small), MNIST at 14x14 (long), CIFAR-10 (gpu, full)."""
+
+from __future__ import annotations
+
+from suffuse.claims.etsdm.changes import arms
+from suffuse.claims.etsdm.known import CELLS, price_arm
+from suffuse.claims.measures import (
+    Distance,
+    GradientProfile,
+    MeasurePart,
+    NoiseErrors,
+    TimeLipschitz,
+    TrainingSteadiness,
+)
+from suffuse.claims.protocol import Criterion, Experiment, Plot
+from suffuse.process import SharedTimesteps
+from suffuse.sampling import DDIM, DPMSolverPP
+
+__all__ = [
+    "ABLATION",
+    "BREADTH",
+    "CIFAR",
+    "CIFAR_DATA",
+    "DIGITS",
+    "FULL",
+    "MNIST",
+    "MNIST_DATA",
+    "PREDICTIONS",
+    "TOO_LATE",
+    "alternatives",
+    "distance",
+    "lipschitz",
+    "stability",
+]
+
+
+def _distances(samples: int, *costs: int) -> tuple[MeasurePart, ...]:
+    """Both families of fast solvers at each cost."""
+    return tuple(
+        Distance(solver=solver, nfe=nfe, samples=samples) for solver in (DDIM(), DPMSolverPP()) for nfe in costs
+    )
+
+
+def _ratio(value: str, arm: str, over: str, least: float | None = None, most: float | None = None) -> Criterion:
+    return Criterion(value=value, arm=arm, over=over, at_least=least, at_most=most)
+
+
+# Equal budgets: 51,200 images of the digits (28 times the data), 128,000 of MNIST, 1,024,000 of CIFAR-10.
+DIGITS = ("network.channels=16", "steps=400", "checkpoint_every=200", "training.ema=[5000]")
+MNIST = (
+    "network.channels=16",
+    "steps=1000",
+    "checkpoint_every=250",
+    "training.ema=[10000]",
+    "objective.noise_levels={kind: indices, stratified: true}",
+    "optimiser={lr: 1.0e-3, warmup: 50, decay: cosine, decay_from: 0.3}",
+)
+CIFAR = (
+    "steps=8000",
+    "checkpoint_every=1000",
+    "training.ema=[50000]",
+    "precision=bfloat16",
+    "optimiser={lr: 4.0e-4, warmup: 500, decay: cosine, decay_from: 0.5}",
+)
+FULL = ("checkpoint_every=5000",)
+MNIST_DATA, CIFAR_DATA = "mnist-train.zip", "cifar10-train.zip"
+
+_BRIEF: tuple[MeasurePart, ...] = (
+    Distance(solver=DDIM(), nfe=10, samples=500),
+    Distance(solver=DDIM(), nfe=50, samples=500),
+    Distance(solver=DPMSolverPP(), nfe=20, samples=500),
+)
+_CURVES = tuple(
+    Plot(
+        name=solver,
+        values=(f"distance_{solver}",),
+        title=f"{title}: distance against cost",
+        xlabel="network evaluations per sample",
+        ylabel="Frechet distance",
+        log="xy",
+    )
+    for solver, title in (("ddim", "DDIM"), ("dpmpp", "DPM-Solver++ 2M"))
+)
+_PROFILE = Plot(
+    name="lipschitz",
+    values=("K",),
+    title="Change of the network in time",
+    xlabel="step of a thousand, from clean data",
+    ylabel="K(t) per length of the path",
+    log="y",
+)
+
+
+def lipschitz(recipe: str, shared: tuple[str, ...], data: str | None, *others: str) -> Experiment:
+    """Change of trained networks in time: the baseline and E-TSDM, and other targets and paths by name."""
+    singular = [name for name in ("v",) if name in others]
+    smooth = [name for name in ("x0", "flow", "plain cosine") if name in others]
+    return Experiment(
+        arms=arms(recipe, "none", "etsdm", *others),
+        shared=shared,
+        data=data,
+        measures=(TimeLipschitz(), NoiseErrors()),
+        criteria=(
+            *(Criterion(value="K_first", arm=arm, over_value="K_middle", at_least=2) for arm in ("none", *singular)),
+            *(Criterion(value="K_first", arm=arm, over_value="K_middle", at_most=1.5) for arm in smooth),
+            Criterion(value="K_inside", arm="etsdm", at_most=0),
+            _ratio("K_near", "etsdm", "none", most=1),
+        ),
+        columns=("K_first", "K_near", "K_middle", "K_inside", "eps_mse@0"),
+        plots=(_PROFILE,),
+    )
+
+
+def distance(
+    recipe: str,
+    shared: tuple[str, ...],
+    data: str | None,
+    *,
+    most: float,
+    full: Distance,
+    samples: int = 500,
+    seeds: tuple[int, ...] = (0, 1, 2),
+) -> Experiment:
+    """Distance of samples by both families of fast solvers, and by DDPM.
+
+    Args:
+        recipe: The baseline.
+        shared: Budget of both arms.
+        data: File of the data; None when the package brings them.
+        most: Largest ratio of E-TSDM's distance to the baseline's with fast solvers at 10, 20 and 50 evaluations; with
+            DDPM, of which the paper gives no figure, it may be 1 at least.
+        full: DDPM's measure.
+        samples: Of the fast solvers.
+        seeds: Of both arms.
+    """
+    fast = tuple(f"distance_{solver}@{nfe}" for solver in ("ddim", "dpmpp") for nfe in (10, 20, 50))
+    return Experiment(
+        arms=arms(recipe, "none", "etsdm"),
+        shared=shared,
+        data=data,
+        seeds=seeds,
+        measures=(*_distances(samples, 5, 10, 20, 50), full),
+        criteria=(
+            *(_ratio(name, "etsdm", "none", most=most) for name in fast),
+            _ratio(full.name, "etsdm", "none", most=max(most, 1.0)),
+        ),
+        columns=(*(f"distance_{solver}@{nfe}" for solver in ("ddim", "dpmpp") for nfe in (5, 10, 20, 50)), full.name),
+        plots=_CURVES,
+    )
+
+
+def alternatives(recipe: str, shared: tuple[str, ...], data: str | None, *others: str) -> Experiment:
+    """E-TSDM against others by name; those that share themselves are shown, and not competed with."""
+    return Experiment(
+        arms=arms(recipe, "none", "etsdm", *others),
+        shared=shared,
+        data=data,
+        measures=(*_BRIEF, NoiseErrors()),
+        criteria=tuple(
+            _ratio("distance_ddim@50", "etsdm", arm, most=1.0) for arm in ("none", *others) if not arm.endswith("etsdm")
+        ),
+        columns=("distance_ddim@10", "distance_ddim@50", "distance_dpmpp@20", "eps_mse@0"),
+        plots=(
+            Plot(
+                name="alternatives",
+                values=("distance_ddim@50",),
+                title="DDIM, 50 evaluations",
+                ylabel="Frechet distance",
+            ),
+        ),
+    )
+
+
+ABLATION = Experiment(
+    arms=arms("digits-ddpm", "none", "etsdm", "below 300", "1 interval", "uneven"),
+    shared=DIGITS,
+    measures=(*_BRIEF, NoiseErrors()),
+    criteria=(
+        _ratio("distance_ddim@50", "1 interval", "etsdm", least=1.0),
+        _ratio("distance_ddim@50", "below 300", "etsdm", least=1.0),
+        _ratio("distance_ddim@50", "uneven", "etsdm", least=0.9, most=1.1),
+    ),
+    columns=("distance_ddim@10", "distance_ddim@50", "distance_dpmpp@20", "eps_mse@0"),
+)
+BREADTH = Experiment(
+    arms=arms("digits-ddpm", "flow", "flow etsdm", "cosine", "cosine etsdm", "dit", "dit etsdm"),
+    shared=DIGITS,
+    measures=(*_BRIEF, NoiseErrors()),
+    criteria=(
+        _ratio("distance_ddim@50", "flow etsdm", "flow", least=0.95, most=1.05),
+        _ratio("distance_ddim@50", "cosine etsdm", "cosine", most=1.0),
+        _ratio("distance_ddim@50", "dit etsdm", "dit", most=1.0),
+    ),
+    columns=("distance_ddim@10", "distance_ddim@50", "distance_dpmpp@20", "eps_mse@0"),
+)
+PREDICTIONS = Experiment(
+    arms=arms("mnist14-ddpm", "edm", "edm etsdm", "v", "v etsdm"),
+    shared=MNIST,
+    data=MNIST_DATA,
+    measures=(*_BRIEF, NoiseErrors()),
+    criteria=(
+        _ratio("distance_ddim@50", "edm etsdm", "edm", least=0.95, most=1.05),
+        _ratio("distance_ddim@50", "v etsdm", "v", most=1.0),
+    ),
+    columns=("distance_ddim@10", "distance_ddim@50", "distance_dpmpp@20", "eps_mse@0"),
+)
+
+
+def stability(recipe: str, shared: tuple[str, ...], data: str | None) -> Experiment:
+    """Spread of losses and gradients near clean data, at the end of training and along it."""
+    return Experiment(
+        arms=arms(recipe, "none", "etsdm", "penalty"),
+        shared=shared,
+        data=data,
+        measures=(GradientProfile(), TrainingSteadiness()),
+        criteria=(
+            _ratio("grad_spread@0", "etsdm", "none", most=1.0),
+            _ratio("grad_noise@0", "etsdm", "none", most=1.0),
+            _ratio("loss_spread@0", "etsdm", "none", most=1.0),
+            _ratio("train_grad_spread", "etsdm", "none", most=1.0),
+        ),
+        columns=("grad_spread@0", "grad_noise@0", "loss_spread@0", "train_grad_spread", "train_grad_peak"),
+    )
+
+
+TOO_LATE = Experiment(
+    arms=(*(price_arm(ambient, rank, 5) for ambient, rank in CELLS), *arms("digits-ddpm", "none")),
+    shared=DIGITS,
+    measures=(
+        Distance(solver=DDIM(), nfe=50, samples=500),
+        Distance(solver=DDIM(), nfe=50, samples=500, told=SharedTimesteps(below=100, intervals=5)),
+        NoiseErrors(),
+    ),
+    criteria=(
+        *(Criterion(value="plugged", arm=f"n={n} d={d}, 5 intervals", at_least=1) for n, d in CELLS),
+        Criterion(value="distance_ddim_told_shared@50", arm="none", over_value="distance_ddim@50", at_least=2),
+    ),
+    columns=("bayes", "plugged", "distance_ddim@50", "distance_ddim_told_shared@50"),
+)

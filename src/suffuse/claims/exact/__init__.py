@@ -1,0 +1,11 @@
+"""Experiments without training; each paper's stand in a file of its own."""
+
+from typing import Annotated
+
+from suffuse.base.part import Joint
+from suffuse.claims.exact.base import ExactPart
+from suffuse.claims.exact.etsdm import PerfectSampling, PriceOfSharing, Singularity
+
+__all__ = ["Exact", "ExactPart", "PerfectSampling", "PriceOfSharing", "Singularity"]
+
+Exact = Annotated[ExactPart, Joint("exact", Singularity, PriceOfSharing, PerfectSampling)]

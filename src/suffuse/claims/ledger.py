@@ -1,0 +1,24 @@
+"""The ledger's table: all claims, one module or folder a paper."""
+
+from __future__ import annotations
+
+from suffuse.base.errors import unknown_name
+from suffuse.claims import etsdm
+from suffuse.claims.protocol import Claim
+
+__all__ = ["CLAIMS", "find_claims"]
+
+CLAIMS: tuple[Claim, ...] = (*etsdm.CLAIMS,)
+
+
+def find_claims(name: str) -> tuple[Claim, ...]:
+    """Claims by their key, by their technique's key, or all.
+
+    Raises:
+        UsageError: No such claim or technique; the nearest is offered.
+    """
+    found = tuple(claim for claim in CLAIMS if name in ("all", claim.key, claim.technique))
+    if not found:
+        names = {"all", *(claim.technique for claim in CLAIMS), *(claim.key for claim in CLAIMS)}
+        raise unknown_name("claim", name, names)
+    return found

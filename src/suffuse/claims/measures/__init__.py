@@ -1,0 +1,23 @@
+"""Measures on trained runs, a file a subject."""
+
+from typing import Annotated
+
+from suffuse.base.part import Joint
+from suffuse.claims.measures.base import Bench, MeasurePart
+from suffuse.claims.measures.distance import Distance
+from suffuse.claims.measures.profiles import GradientProfile, NoiseErrors, TimeLipschitz, TrainingSteadiness
+
+__all__ = [
+    "Bench",
+    "Distance",
+    "GradientProfile",
+    "Measure",
+    "MeasurePart",
+    "NoiseErrors",
+    "TimeLipschitz",
+    "TrainingSteadiness",
+]
+
+Measure = Annotated[
+    MeasurePart, Joint("measure", Distance, TimeLipschitz, NoiseErrors, GradientProfile, TrainingSteadiness)
+]

@@ -1,0 +1,207 @@
+"""Results: what was found, as JSON that is read again, and the state that is computed from it and never written."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import suffuse
+from suffuse.base import files
+from suffuse.base.errors import RunError
+from suffuse.base.hardware import processor
+from suffuse.claims.arms import exact_identity, measure_identity, model_identity, recipe_of
+from suffuse.claims.protocol import TIERS, Arm, Claim, ExactArm, Experiment, Finding, Tier, Values
+from suffuse.claims.verify import Checked, Settings
+
+__all__ = ["LEDGER", "Status", "dump", "read", "result_file", "status", "tiers_of", "write"]
+
+LEDGER = Path(__file__).parent / "results"
+"""The results that come with the package."""
+
+_VERSION = 1
+_DIGITS = 7  # significant: more than any figure deserves, and files stay readable
+State = Literal["reproduced", "not reproduced", "mixed", "not run"]
+
+
+def result_file(folder: Path, claim: Claim, tier: Tier) -> Path:
+    """Where a result is kept."""
+    return folder / f"{claim.key}.{tier}.json"
+
+
+def _identity(experiment: Experiment, arm: Arm | ExactArm) -> dict[str, Any]:  # Any: JSON values
+    """Hashes of an arm's recipe, or computation, and of the source that makes its figures."""
+    if isinstance(arm, ExactArm):
+        return {"exact": exact_identity(arm.exact)}
+    recipe = recipe_of(experiment, arm, experiment.seeds_of(arm)[0])
+    measures = {type(m).__name__: measure_identity(m)["source"] for m in experiment.measures}
+    return {"model": model_identity(recipe), "measures": measures}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _bounded(value: float) -> float | None:
+    """JSON has no infinity: the interval of a single seed has no ends."""
+    return _rounded(value) if math.isfinite(value) else None
+
+
+def dump(checked: Checked, settings: Settings) -> dict[str, Any]:  # Any: JSON values
+    """A result as plain data."""
+    claim, experiment = checked.claim, checked.experiment
+    values = {
+        arm: {str(seed): {name: _rounded(v) for name, v in row.items()} for seed, row in rows.items()}
+        for arm, rows in checked.values.items()
+    }
+    found = [criterion.find(_values(values)) for criterion in experiment.criteria]
+    on_gpu = torch.cuda.is_available() and settings.device != "cpu"
+    return {
+        "format_version": _VERSION,
+        "claim": claim.key,
+        "tier": checked.tier,
+        "paper": claim.paper,
+        "statement": claim.statement,
+        "protocol": experiment.protocol,
+        "criteria": [
+            {
+                "text": finding.criterion.text,
+                "estimate": _rounded(finding.interval.estimate),
+                "low": _bounded(finding.interval.low),
+                "high": _bounded(finding.interval.high),
+                "seeds": finding.interval.seeds,
+                "verdict": finding.verdict,
+            }
+            for finding in found
+        ],
+        "arms": {arm.name: _told(experiment, arm, checked) for arm in experiment.arms},
+        "values": values,
+        "run": {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "commit": _commit(),
+            "seconds": round(checked.seconds),
+            "jobs": settings.jobs,
+            "threads": settings.threads or torch.get_num_threads(),
+            "hardware": torch.cuda.get_device_name() if on_gpu else processor(),
+            "versions": {
+                "suffuse": suffuse.__version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        },
+    }
+
+
+def _told(experiment: Experiment, arm: Arm | ExactArm, checked: Checked) -> dict[str, Any]:  # Any: JSON values
+    cost = {name: round(value, 1) for name, value in checked.costs.get(arm.name, {}).items()}
+    if isinstance(arm, ExactArm):
+        return {"exact": arm.exact.dump(), "identity": _identity(experiment, arm)}
+    told = {"recipe": arm.recipe, "overrides": list(experiment.overrides_of(arm)), "cost": cost}
+    return {**told, "identity": _identity(experiment, arm)}
+
+
+def _commit() -> str:
+    """The commit of the checkout, marked when files differ from it; the version where there is no checkout."""
+    here = Path(__file__).parent
+    try:
+        place = ["git", "-C", str(here)]
+        commit = subprocess.run([*place, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*place, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"suffuse {suffuse.__version__}"
+    return commit.stdout.strip() + (" and changes" if changed.stdout.strip() else "")
+
+
+def write(folder: Path, checked: Checked, settings: Settings) -> Path:
+    """Write a result into a folder; returns the file."""
+    files.make_folder(folder)
+    path = result_file(folder, checked.claim, checked.tier)
+    files.write_json(path, dump(checked, settings))
+    return path
+
+
+def _values(plain: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[int, dict[str, float]]]:
+    return {arm: {int(seed): dict(row) for seed, row in rows.items()} for arm, rows in plain.items()}
+
+
+def read(path: Path) -> dict[str, Any]:  # Any: JSON values
+    """Read a result.
+
+    Raises:
+        UsageError: There is none, or it is of a newer version.
+        RunError: It is damaged.
+    """
+    data = files.read_json(path)
+    files.check_version(data, path=path, newest=_VERSION)
+    missing = [name for name in ("claim", "tier", "protocol", "values", "arms", "criteria", "run") if name not in data]
+    if missing:
+        raise RunError(f"{path} lacks {', '.join(missing)}; run the claim again to write it anew")
+    return data
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the ledger says of a claim in a tier.
+
+    Attributes:
+        claim, tier: Of what.
+        state: Computed from the recorded values and today's criteria; `not run` also when the result is void.
+        void: The experiment is another than the recorded one: its figures do not count any more.
+        stale: Arms whose recipe or source has changed since.
+        findings: One a criterion; empty when it was not run.
+        result: As it was read; None when there is none.
+    """
+
+    claim: Claim
+    tier: Tier
+    state: State
+    void: bool = False
+    stale: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    result: Mapping[str, Any] | None = None  # Any: JSON values
+
+    @property
+    def words(self) -> str:
+        """The state in a few words, with what weakens it."""
+        if self.void:
+            return "void: the protocol has changed since"
+        return f"{self.state} (stale)" if self.stale else self.state
+
+    @property
+    def values(self) -> Values:
+        """The recorded values; empty when there are none."""
+        return _values(self.result["values"]) if self.result else {}
+
+
+def status(claim: Claim, tier: Tier, folder: Path = LEDGER) -> Status:
+    """Read a claim's result and compute its state.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    path = result_file(folder, claim, tier)
+    if tier not in claim.experiments or not path.is_file():
+        return Status(claim, tier, "not run")
+    data, experiment = read(path), claim.experiments[tier]
+    if data["protocol"] != experiment.protocol:
+        return Status(claim, tier, "not run", void=True, result=data)
+    values = _values(data["values"])
+    findings = tuple(criterion.find(values) for criterion in experiment.criteria)
+    stale = tuple(
+        arm.name for arm in experiment.arms if data["arms"][arm.name]["identity"] != _identity(experiment, arm)
+    )
+    return Status(claim, tier, claim.state_of(findings), False, stale, findings, data)
+
+
+def tiers_of(claims: Sequence[Claim]) -> tuple[Tier, ...]:
+    """Tiers that any of the claims has, cheapest first."""
+    return tuple(tier for tier in TIERS if any(tier in claim.experiments for claim in claims))

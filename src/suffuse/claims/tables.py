@@ -1,0 +1,105 @@
+"""Tables of the ledger in Markdown, made from results alone; and pages that hold them between markers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from suffuse.base.errors import unknown_name
+from suffuse.claims.ledger import find_claims
+from suffuse.claims.protocol import TIERS, Arm, Claim, Experiment, Values
+from suffuse.claims.result import LEDGER, Status, status, tiers_of
+from suffuse.claims.statistics import Interval, mean_interval
+
+__all__ = ["filled", "overview", "report", "values_table", "verdicts"]
+
+_BLOCK = re.compile(r"(<!-- ledger:([a-z0-9-]+):([a-z]+) -->\n).*?(<!-- /ledger -->)", re.DOTALL)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _shown(interval: Interval) -> str:
+    """Mean and half of the interval."""
+    half = interval.high - interval.estimate
+    if interval.seeds < 2 or half == 0:
+        return _number(interval.estimate)
+    return f"{_number(interval.estimate)} ± {half:.2g}"
+
+
+def values_table(experiment: Experiment, values: Values) -> str:
+    """Arms down, values across: means over seeds with half of their 95 % interval."""
+    measured = {name for rows in values.values() for row in rows.values() for name in row}
+    columns = [name for name in experiment.columns if name in measured]
+    lines = [f"| arm | seeds | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    for arm in experiment.arms:
+        rows = values[arm.name]
+        cells = []
+        for name in columns:
+            column = [row[name] for _, row in sorted(rows.items()) if name in row]
+            cells.append(_shown(mean_interval(column)) if column else "")
+        note = f" ({arm.note})" if isinstance(arm, Arm) and arm.note else ""
+        lines.append(f"| {arm.name}{note} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdicts(found: Status) -> str:
+    """Criteria, estimates and verdicts."""
+    lines = ["| criterion, fixed before the run | found (95 %) | verdict |", "|---|---|---|"]
+    for finding in found.findings:
+        span = finding.interval
+        ends = f" ({_number(span.low)} to {_number(span.high)})" if span.seeds > 1 and span.low != span.high else ""
+        lines.append(f"| {finding.criterion.text} | {_number(span.estimate)}{ends} | {finding.verdict} |")
+    return "\n".join(lines)
+
+
+def report(found: Status) -> str:
+    """All that the ledger holds of a claim in a tier: state, verdicts, values, and what they were measured with."""
+    title = f"**{found.claim.key}, {found.tier}: {found.words}.** {found.claim.statement}"
+    if found.result is None or found.void:
+        return f"{title}\n\nThere are no figures."
+    run, experiment = found.result["run"], found.claim.experiments[found.tier]
+    versions = run["versions"]
+    made = (
+        f"{run['date']}, commit {run['commit']}, {run['hardware']}, {run['jobs']} x {run['threads']} threads, torch "
+        f"{versions['torch']}, suffuse {versions['suffuse']}."
+    )
+    stale = [f"Stale, because recipe or source have changed since: {', '.join(found.stale)}."] if found.stale else []
+    notes = list(experiment.notes)
+    return "\n\n".join([title, verdicts(found), values_table(experiment, found.values), *stale, *notes, made])
+
+
+def overview(claims: Sequence[Claim], folder: Path = LEDGER) -> str:
+    """A row a claim: what is said, by whom, and its state in each tier."""
+    tiers = tiers_of(claims)
+    lines = [f"| claim | says | {' | '.join(tiers)} |", "|---|---|" + "---|" * len(tiers)]
+    for claim in claims:
+        states = (status(claim, tier, folder).words if tier in claim.experiments else "" for tier in tiers)
+        lines.append(f"| `{claim.key}`: {claim.statement} | {claim.by} | {' | '.join(states)} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, folder: Path = LEDGER) -> str:
+    """A page with every block `<!-- ledger:NAME:WHAT --> ... <!-- /ledger -->` made anew from the results.
+
+    NAME is a claim, a technique or `all`; WHAT is a tier, whose report is shown, or `overview`.
+
+    Raises:
+        UsageError: A block names a claim or a tier that does not exist.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        name, what = match[2], match[3]
+        claims = find_claims(name)
+        if what == "overview":
+            body = overview(claims, folder)
+        elif what in TIERS:
+            tiers = [(claim, tier) for claim in claims for tier in claim.experiments if tier == what]
+            body = "\n\n".join(report(status(claim, tier, folder)) for claim, tier in tiers)
+        else:
+            raise unknown_name("ledger block", what, ("overview", *TIERS))
+        return f"{match[1]}{body}\n{match[4]}"
+
+    return _BLOCK.sub(made, text)

@@ -1,0 +1,259 @@
+"""Verify: run the experiments of claims, each model once, and hold the figures against the criteria."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from suffuse.base.errors import UsageError
+from suffuse.claims.arms import (
+    Cell,
+    Work,
+    exact_identity,
+    judge_of_data,
+    load_data,
+    measure_identity,
+    model_identity,
+    recipe_of,
+)
+from suffuse.claims.fingerprint import digest
+from suffuse.claims.measures import MeasurePart
+from suffuse.claims.pool import run_all
+from suffuse.claims.protocol import Arm, Claim, ExactArm, Experiment, Tier, Values
+from suffuse.training.recipe import Recipe
+from suffuse.training.run import check_recipe
+from suffuse.training.signals import Stop
+
+__all__ = ["Checked", "Settings", "default_jobs", "verify"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a check is run; none of it changes what is measured.
+
+    Attributes:
+        store: Folder of models and cells, shared by all claims.
+        data: File of the data, for tiers that need one.
+        device: auto, cpu, cuda or cuda:N.
+        jobs: Processes side by side.
+        threads: Threads of each; None leaves torch's choice.
+        trial: Overrides of a trial run: every arm is started with these and one seed, and its figures mean nothing.
+    """
+
+    store: Path = Path("runs/ledger")
+    data: Path | None = None
+    device: str = "auto"
+    jobs: int = 1
+    threads: int | None = None
+    trial: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A claim whose experiment has been run.
+
+    Attributes:
+        claim: Which.
+        tier: Which experiment of it.
+        experiment: As it was run.
+        values: All values.
+        costs: Arm -> what its models cost in the mean: steps, images, seconds, parameters; empty for exact arms.
+        seconds: Wall time of this call, for all claims together.
+        fresh: Models and computations that had to be made in this call; the others were there.
+    """
+
+    claim: Claim
+    tier: Tier
+    experiment: Experiment
+    values: Values
+    costs: Mapping[str, Mapping[str, float]]
+    seconds: float
+    fresh: int
+
+
+def default_jobs(device: str) -> int:
+    """As many processes as the machine has cores, on a CPU; one on a GPU."""
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return 1 if on_gpu else len(os.sched_getaffinity(0))
+
+
+def verify(
+    claims: Sequence[Claim],
+    tier: Tier,
+    settings: Settings,
+    *,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> list[Checked]:
+    """Run a tier of some claims. Models and figures that are there already are not made again.
+
+    Args:
+        claims: Those without this tier are left out.
+        tier: Which experiments.
+        settings: Where and how.
+        note: Told what is going on.
+        progress: Told (finished, altogether, text) as arms finish.
+
+    Raises:
+        UsageError: No claim has the tier, the data are missing, or the tier's device is; before any work.
+        Stopped: A signal asked for it; the same call goes on where this one stopped.
+    """
+    chosen = [claim for claim in claims if tier in claim.experiments]
+    if not chosen:
+        raise UsageError(
+            f"none of {', '.join(claim.key for claim in claims)} has a tier {tier!r}; see `suffuse list claims`"
+        )
+    _check_device(tier, settings)
+    experiments = {claim.key: _tried(claim.experiments[tier], settings) for claim in chosen}
+    began = time.perf_counter()
+    plan = _Plan(settings, note)
+    for claim in chosen:
+        plan.add(claim.key, experiments[claim.key])
+    items = plan.items()
+    waiting = [item for item in items if item.missing]
+    note(f"{len(items)} arms with their seeds, {len(items) - len(waiting)} of them there already")
+    done = _Progress(len(waiting), settings.jobs, progress)
+    with Stop() as stop, stop.interruptible():
+        run_all(waiting, settings.jobs, done)
+    seconds = time.perf_counter() - began
+    return [
+        Checked(
+            claim,
+            tier,
+            experiments[claim.key],
+            plan.values(claim.key, experiments[claim.key]),
+            plan.costs(claim.key, experiments[claim.key]),
+            seconds,
+            len(waiting),
+        )
+        for claim in chosen
+    ]
+
+
+def _check_device(tier: Tier, settings: Settings) -> None:
+    if tier in ("gpu", "full") and settings.trial is None and not torch.cuda.is_available():
+        raise UsageError(
+            f"tier {tier!r} needs a GPU and there is none here, so its figures are missing; --trial starts every arm "
+            "for a few steps on any machine"
+        )
+
+
+def _tried(experiment: Experiment, settings: Settings) -> Experiment:
+    """The experiment itself, or a trial of it: one seed, few steps, small measures."""
+    if settings.trial is None:
+        return experiment
+    arms = tuple(
+        arm.replace(seeds=None, overrides=(*arm.overrides, *settings.trial)) if isinstance(arm, Arm) else arm
+        for arm in experiment.arms
+    )
+    measures = tuple(measure.smaller() for measure in experiment.measures)
+    return experiment.replace(arms=arms, measures=measures, seeds=experiment.seeds[:1])
+
+
+class _Progress:
+    """Counts finished arms and guesses the time left."""
+
+    def __init__(self, total: int, jobs: int, progress: Callable[[int, int, str], None]) -> None:
+        self.total, self.jobs, self.progress = total, jobs, progress
+        self.done, self.began = 0, time.perf_counter()
+
+    def __call__(self, label: str) -> None:
+        self.done += 1
+        left = (time.perf_counter() - self.began) / self.done * (self.total - self.done)
+        self.progress(self.done, self.total, f"{label}; {left / 60:.0f} min left" if self.done < self.total else label)
+
+
+@dataclass
+class _Plan:
+    """All work of a call: an arm that several claims share is one item."""
+
+    settings: Settings
+    note: Callable[[str], None]
+    works: dict[str, Work] = field(default_factory=dict)
+    # (claim, arm, seed) -> key of the model or computation, and the keys of its cells
+    places: dict[tuple[str, str, int], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    features: dict[str, str] = field(default_factory=dict)
+
+    def add(self, claim: str, experiment: Experiment) -> None:
+        """Plan a claim's experiment."""
+        for arm in experiment.arms:
+            for seed in experiment.seeds_of(arm):
+                key, cells = (
+                    self._exact(arm, seed) if isinstance(arm, ExactArm) else self._trained(experiment, arm, seed)
+                )
+                self.places[claim, arm.name, seed] = key, cells
+
+    def _exact(self, arm: ExactArm, seed: int) -> tuple[str, tuple[str, ...]]:
+        key = digest([exact_identity(arm.exact), seed])
+        item = Work(
+            key, f"{arm.name} seed {seed}", self.settings.store, None, {}, (arm.exact, seed), self.settings.threads
+        )
+        self.works.setdefault(key, item)
+        return key, (key,)
+
+    def _trained(self, experiment: Experiment, arm: Arm, seed: int) -> tuple[str, tuple[str, ...]]:
+        recipe = self._recipe(experiment, arm, seed)
+        device = "cuda" if torch.cuda.is_available() and self.settings.device != "cpu" else "cpu"
+        key = digest([model_identity(recipe), seed, load_data(recipe.data).fingerprint, torch.__version__, device])
+        measures = {digest([key, *self._judged(measure, recipe)]): measure for measure in experiment.measures}
+        old = self.works.get(key)
+        both: dict[str, MeasurePart] = (old.measures if old else {}) | measures
+        label = old.label if old else f"{arm.name} seed {seed}"
+        self.works[key] = Work(key, label, self.settings.store, recipe.dump(), both, None, self.settings.threads)
+        return key, tuple(measures)
+
+    def _recipe(self, experiment: Experiment, arm: Arm, seed: int) -> Recipe:
+        data = self.settings.data if experiment.data else None
+        if experiment.data and data is None:
+            raise UsageError(f"this tier is trained on {experiment.data}; give its place with --data PATH")
+        recipe = recipe_of(experiment, arm, seed, data)
+        recipe = recipe.replace(training=recipe.training.replace(device=self.settings.device))
+        check_recipe(recipe)
+        return recipe
+
+    def _judged(self, measure: MeasurePart, recipe: Recipe) -> list[object]:
+        """What a measure's figure depends on beside the model: itself, and the features by which samples are judged."""
+        if not measure.judged:
+            return [measure_identity(measure)]
+        name = recipe.data.model_dump_json()
+        if name not in self.features:
+            self.note(
+                f"features that judge samples of the {recipe.data.kind} data: trained here, or taken from the cache"
+            )
+            self.features[name] = str(judge_of_data(recipe.data, torch.device("cpu")).features_hash)
+        return [measure_identity(measure), self.features[name]]
+
+    def items(self) -> list[Work]:
+        """Computations first, then all arms of the first seed, all of the second, ...: a stopped check is balanced."""
+        order: dict[str, tuple[int, int]] = {}
+        for place, ((_, _, seed), (key, _)) in enumerate(self.places.items()):
+            order[key] = min(order.get(key, (seed, place)), (seed, place))
+        return sorted(self.works.values(), key=lambda item: (item.exact is None, *order[item.key]))
+
+    def values(self, claim: str, experiment: Experiment) -> dict[str, dict[int, Cell]]:
+        """What was measured for a claim."""
+        found: dict[str, dict[int, Cell]] = {}
+        for arm in experiment.arms:
+            for seed in experiment.seeds_of(arm):
+                key, cells = self.places[claim, arm.name, seed]
+                read = self.works[key].read()
+                found.setdefault(arm.name, {})[seed] = {
+                    name: value for cell in cells for name, value in read[cell].items()
+                }
+        return found
+
+    def costs(self, claim: str, experiment: Experiment) -> dict[str, dict[str, float]]:
+        """What the models of a claim's arms cost, in the mean over seeds."""
+        found = {}
+        for arm in experiment.arms:
+            if isinstance(arm, ExactArm):
+                continue
+            rows = [self.works[self.places[claim, arm.name, seed][0]].trained() for seed in experiment.seeds_of(arm)]
+            names = ("steps", "images", "seconds", "parameters")
+            found[arm.name] = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+        return found
