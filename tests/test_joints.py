@@ -19,6 +19,8 @@ from suffuse.base.part import Joint, Part, parse
 _NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("conditioner", "class_label"): {"classes": 10},
     ("conditioner", "label_number"): {"classes": 10, "null": True},
+    ("exact", "price"): {"ambient": 3, "rank": 1},
+    ("exact", "singularity"): {"path": {"kind": "vp"}, "prediction": "eps"},
     ("data", "hub"): {"path": "someone/pictures"},
     ("data", "images"): {"path": "pictures"},
     ("grid", "list"): {"listed": [1.0, 0.5]},

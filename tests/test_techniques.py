@@ -12,6 +12,7 @@ import pytest
 import suffuse
 from suffuse.base.papers import PAPERS
 from suffuse.base.techniques import TECHNIQUES
+from suffuse.claims.ledger import CLAIMS
 from suffuse.training.recipe_files import load_recipe
 
 SOURCE = Path(suffuse.__file__).parent
@@ -42,6 +43,16 @@ def test_its_recipes_say_so(key: str) -> None:
     assert entry.recipes
     for name in entry.recipes:
         assert load_recipe(name).technique == key
+
+
+@every_technique
+def test_its_claims_are_in_the_ledger(key: str) -> None:
+    entry = TECHNIQUES[key]
+    mine = importlib.import_module(entry.claims).CLAIMS
+    assert mine
+    assert {claim.technique for claim in mine} == {key}
+    assert all(claim in CLAIMS for claim in mine)
+    assert {claim.paper for claim in mine} <= PAPERS.keys()
 
 
 @every_technique

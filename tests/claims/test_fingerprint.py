@@ -53,7 +53,9 @@ def test_parts_inside_parts_are_found() -> None:
 def test_a_recipe_reaches_its_own_parts_and_no_others() -> None:
     recipe = load_recipe("digits-ddpm")
     reached = closure(modules_of(recipe.network, recipe.path, recipe.objective) | {"suffuse.training.trainer"})
-    assert {"suffuse.networks.unet", "suffuse.process.vp", "suffuse.training.ema", "suffuse.base.randomness"} <= {*reached}
+    assert {"suffuse.networks.unet", "suffuse.process.vp", "suffuse.training.ema", "suffuse.base.randomness"} <= {
+        *reached
+    }
     # Not another network, nor what only saves, reads or samples.
     assert not {"suffuse.networks.dit", "suffuse.models.pretrained", "suffuse.base.files"} & {*reached}
     assert not any(name.startswith("suffuse.sampling") for name in reached)
@@ -81,7 +83,10 @@ def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path: Path, monk
         return source_hash(["suffuse.process.one"])
 
     plain = hashed('def f(x):\n    return x + "# 1"\n')
-    assert hashed('"""What it is."""\n\n# why\ndef f(x):  # how\n    """Doc\n    string."""\n\n    return x + "# 1"\n') == plain
+    assert (
+        hashed('"""What it is."""\n\n# why\ndef f(x):  # how\n    """Doc\n    string."""\n\n    return x + "# 1"\n')
+        == plain
+    )
     assert hashed('def f(x):\n    return x + "# 2"\n') != plain
     assert hashed('def f(x):\n    return x + "" """not a docstring"""\n') != plain
     fingerprint._tree.cache_clear()

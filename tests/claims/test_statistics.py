@@ -36,7 +36,9 @@ def test_what_the_seeds_share_cancels_in_ratios() -> None:
     scaled = ratio_interval(
         [a * s for a, s in zip(VALUES, scale, strict=True)], [b * s for b, s in zip(OVER, scale, strict=True)]
     )
-    assert (scaled.low, scaled.high) == pytest.approx((ratio_interval(VALUES, OVER).low, ratio_interval(VALUES, OVER).high))
+    assert (scaled.low, scaled.high) == pytest.approx(
+        (ratio_interval(VALUES, OVER).low, ratio_interval(VALUES, OVER).high)
+    )
 
 
 def test_one_seed_has_no_ends_and_equal_seeds_have_no_width() -> None:

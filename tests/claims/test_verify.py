@@ -113,8 +113,8 @@ def test_mistakes_are_found_before_any_work(claim: Claim, tmp_path: Path) -> Non
         verify([claim], "long", store)
     with pytest.raises(UsageError, match=r"trained on pictures.zip; give its place with --data"):
         verify([tiny_claim(data="pictures.zip")], "small", store)
+    arm = Arm(name="none", recipe="digits-ddpm", overrides=("path=edm", "objective.noise_levels=uniform"))
     with pytest.raises(UsageError, match="time condition 'identity' has no scale on path 'edm'"):
-        arm = Arm(name="none", recipe="digits-ddpm", overrides=("path=edm", "objective.noise_levels=uniform"))
         verify([tiny_claim(arms=(arm, arm.replace(name="etsdm")))], "small", store)
     assert not store.store.exists()
 

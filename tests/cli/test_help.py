@@ -14,7 +14,7 @@ from suffuse.base.techniques import TECHNIQUES
 from suffuse.training.joints import JOINTS
 from suffuse.training.recipe_files import list_recipes, load_recipe
 
-COMMANDS = ("list", "train", "sample", "eval", "compare", "convert")
+COMMANDS = ("list", "train", "sample", "eval", "compare", "verify", "convert")
 Command = Callable[..., Any]
 
 # torch takes seconds, numpy and yaml tenths: nobody who asks for help should wait for them.
@@ -105,3 +105,13 @@ def test_lists_what_does_not_go_together_and_why(suffuse: Command) -> None:
     (eps,) = (line for line in lines if line.startswith("vp zero terminal SNR: prediction eps "))
     assert "x0 = (x - sigma eps) / alpha is undefined there" in eps
     assert not any(line.startswith("vp table: solver") for line in lines), "every solver goes with a table"
+
+
+def test_lists_claims_with_their_state(suffuse: Command) -> None:
+    from suffuse.claims.ledger import CLAIMS
+
+    lines = suffuse("list", "claims").out.splitlines()
+    assert [line.split()[0] for line in lines] == [claim.key for claim in CLAIMS]
+    for line, claim in zip(lines, CLAIMS, strict=True):
+        assert line.endswith(claim.statement)
+        assert all(f"{tier}: " in line for tier in claim.experiments)

@@ -16,6 +16,7 @@ class Technique:
         papers: Keys into the table of sources.
         module: Where the code is.
         recipes: Which recipes use it.
+        claims: Where its claims are.
         test: Its test file.
         page: Its page.
     """
@@ -24,6 +25,7 @@ class Technique:
     papers: tuple[str, ...]
     module: str
     recipes: tuple[str, ...]
+    claims: str
     test: str
     page: str
 
@@ -50,6 +52,7 @@ TECHNIQUES: dict[str, Technique] = {
             "digits-x0",
             "digits-zero-snr",
         ),
+        claims="suffuse.claims.etsdm",
         test="tests/process/test_time_condition.py",
         page="docs/techniques/etsdm.md",
     ),

@@ -46,7 +46,13 @@ def _ratio(value: str, arm: str, over: str, least: float | None = None, most: fl
 
 
 # Equal budgets: 51,200 images of the digits (28 times the data), 128,000 of MNIST, 1,024,000 of CIFAR-10.
-DIGITS = ("network.channels=16", "steps=400", "checkpoint_every=200", "training.ema=[5000]")
+DIGITS = (
+    "network.channels=16",
+    "steps=400",
+    "checkpoint_every=200",
+    "training.ema=[5000]",
+    "sampling.grid={kind: uniform, steps: 20}",  # measures bring their own; this one goes with every path
+)
 MNIST = (
     "network.channels=16",
     "steps=1000",
