@@ -17,6 +17,7 @@ from suffuse.base.randomness import Draws
 from suffuse.interop.convert import process_of, scheduler_of, to_diffusers, to_suffuse
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
+from suffuse.models.low_resolution import LowResolution
 from suffuse.models.pretrained import load_model, save_model
 from suffuse.networks import MLP, DiT, UNet
 from suffuse.process import EDM, VP, X0, EDMPrediction, Eps, Flow, FlowVelocity, LogSigma, Remap, SharedTimesteps, V
@@ -225,6 +226,7 @@ def test_latents_and_names_of_a_pipeline_are_told(
     [
         ({"time": SharedTimesteps(then=Remap())}, "time condition 'shared' would be lost.*sample it here instead"),
         ({"time": Remap()}, "time condition 'remap' would be lost"),
+        ({"conditioner": LowResolution(factor=2)}, "'low_resolution' puts 4 channels beside the sample.*with suffuse"),
         ({"time": {"kind": "identity", "scale": 0.5}}, "time condition 'identity' would be lost"),
         ({"path": Flow(), "prediction": FlowVelocity()}, "path 'flow' with prediction 'flow' has no scheduler"),
         ({"path": EDM(), "prediction": EDMPrediction(), "time": LogSigma()}, "path 'edm' with prediction 'edm' has no"),
@@ -291,3 +293,10 @@ def test_tables_equal_diffusers_own(pipeline: tuple[Path, nn.Module, Any, VP, An
     alpha = path.alpha(torch.arange(path.indices or 0, dtype=torch.float64))
     # Theirs is a float32 product of up to 1000 factors.
     torch.testing.assert_close((alpha**2).float(), scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)
+
+
+def test_a_straightened_schedule_goes_out_as_its_table() -> None:
+    path = VP(steps=1000, straight_below=100)
+    scheduler = diffusers.DDPMScheduler(**{k: v for k, v in scheduler_of(path, Eps()).items() if k[0] != "_"})
+    index = torch.arange(1000, dtype=torch.float64)
+    torch.testing.assert_close(scheduler.alphas_cumprod.double(), path.alpha(index) ** 2, rtol=1e-4, atol=1e-6)

@@ -81,6 +81,11 @@ def scheduler_of(path: PathPart, prediction: PredictionPart) -> dict[str, Any]: 
         "clip_sample": False,
         "rescale_betas_zero_snr": path.zero_terminal_snr,
     }
+    if path.straight_below is not None:
+        # diffusers has no such schedule, but takes any table; one that ends without signal is in it already.
+        index = torch.arange(-1, path.indices, dtype=torch.float64)
+        betas = 1 - (path.alpha(index[1:]) / path.alpha(index[:-1])) ** 2
+        return config | {"trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
     if path.betas is not None:
         return config | {"trained_betas": list(path.betas)}
     if path.schedule not in names:
@@ -178,6 +183,12 @@ def to_diffusers(
     scheduler = scheduler_of(config.path, config.prediction)
     sharing = _sharing_of(config.time, config.path)
     labels = model.state_dict().get("conditioner.table.weight")
+    beside = config.conditioner.extra_channels(config.shape)
+    if beside:
+        raise UsageError(
+            f"conditioner {config.conditioner.kind!r} puts {beside} channels beside the sample, which no pipeline of "
+            "diffusers would fill; sample such a model with suffuse"
+        )
     if len(config.shape) != 3:
         raise UsageError(f"samples of shape {config.shape} are not images, and diffusers has no such network")
     is_unet = config.network.kind == "unet"
