@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import signal
 import subprocess
@@ -16,10 +18,17 @@ from suffuse.base.errors import UsageError
 from suffuse.claims import arms
 from suffuse.claims.protocol import Arm, Claim
 from suffuse.claims.verify import Settings, verify
+from suffuse.training.checkpoint import find_latest
 
 from .conftest import TINY, tiny_claim
 
 HERE = Path(__file__).parent
+
+
+def started(store: Path, *, jobs: int, steps: int) -> subprocess.Popen[bytes]:
+    """The tiny claim's check, in a process of its own."""
+    words = [sys.executable, str(HERE / "verify_worker.py"), str(store), str(jobs), str(steps)]
+    return subprocess.Popen(words, stderr=subprocess.DEVNULL)
 
 
 def trained(store: Path) -> dict[str, int]:
@@ -74,7 +83,7 @@ def test_processes_side_by_side_find_the_same_figures(claim: Claim, tmp_path: Pa
 
 def test_after_a_kill_it_goes_on_and_finds_what_it_would_have_found(claim: Claim, tmp_path: Path) -> None:
     killed, straight = tmp_path / "killed", tmp_path / "straight"
-    process = subprocess.Popen([sys.executable, str(HERE / "verify_worker.py"), str(killed)], stderr=subprocess.DEVNULL)
+    process = started(killed, jobs=1, steps=4)
     deadline = time.monotonic() + 100
     while not trained(killed) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -86,6 +95,29 @@ def test_after_a_kill_it_goes_on_and_finds_what_it_would_have_found(claim: Claim
     (plain,) = verify([claim], "small", Settings(store=straight))
     assert resumed.values == plain.values
     assert before.items() <= trained(killed).items(), "a finished arm was trained again"
+
+
+def test_a_signal_lets_all_processes_save_and_leave(tmp_path: Path) -> None:
+    process = started(tmp_path, jobs=2, steps=100_000)
+    deadline = time.monotonic() + 100
+    while len(list(tmp_path.glob("models/*/checkpoints/step-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    for _ in range(200):  # workers end a moment after their parent
+        with contextlib.suppress(BlockingIOError):
+            for folder in (tmp_path / "models").iterdir():
+                with (folder / ".lock").open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("a worker outlived the check")
+    assert not trained(tmp_path)
+    for folder in (tmp_path / "models").iterdir():
+        found = find_latest(folder / "checkpoints")
+        assert found.path is not None
+        assert not found.skipped
 
 
 def test_a_half_trained_arm_is_resumed_not_begun_again(claim: Claim, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checks the tiny claim in a process that a test kills."""
+"""Checks the tiny claim in a process that a test stops: store, jobs, steps of an arm."""
 
 from __future__ import annotations
 
@@ -17,4 +17,7 @@ if __name__ == "__main__":
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     torch.set_num_threads(1)
-    verify([tiny.tiny_claim()], "small", Settings(store=Path(sys.argv[1])))
+    longer = (*tiny.TINY, f"steps={sys.argv[3]}")
+    verify(
+        [tiny.tiny_claim(shared=longer)], "small", Settings(store=Path(sys.argv[1]), jobs=int(sys.argv[2]), threads=1)
+    )

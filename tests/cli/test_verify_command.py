@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from suffuse.claims import ledger
 from suffuse.claims.exact import PriceOfSharing
 from suffuse.claims.protocol import Claim, Criterion, ExactArm, Experiment
+from suffuse.training import extractor
 
 Command = Callable[..., Any]
 
@@ -79,8 +81,11 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("tier", ["gpu", "full"])
 def test_the_tiers_for_gpus_start_and_run_twenty_steps_of_a_test_sized_version(
-    suffuse: Command, tmp_path: Path, tier: str, pictures: Path
+    suffuse: Command, tmp_path: Path, tier: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = extractor._plan
+    short = {"steps": 5, "batch": 8}  # the judge's features are not what is tried here
+    monkeypatch.setattr(extractor, "_plan", lambda *given: dataclasses.replace(whole(*given), **short))
     tiny = ("network.channels=16", "network.groups=8", "network.blocks=1", "network.attention_levels=[]")
     said = suffuse(
         *("verify", "etsdm-distance", "--tier", tier, "--data", pictures, "--store", tmp_path / "store"),

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from suffuse.base.errors import RunError
 from suffuse.claims.arms import Work, work
+from suffuse.training.signals import Stopped
 
 __all__ = ["run_all"]
 
@@ -39,7 +40,7 @@ def run_all(items: Sequence[Work], jobs: int, on_done: Callable[[str], None]) ->
     pool = ProcessPoolExecutor(min(jobs, len(items)), mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     waiting: set[Future[str]] = set()
     try:
-        waiting = {pool.submit(work, item) for item in items}
+        waiting = {pool.submit(_work, item) for item in items}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
@@ -64,9 +65,19 @@ def _stop(processes: dict[int, multiprocessing.process.BaseProcess], waiting: It
             os.kill(process.pid, signal.SIGTERM)
 
 
+def _work(item: Work) -> str:
+    """In a worker: a stop ends the process once the item is saved, or it would begin the next one in the queue."""
+    try:
+        return work(item)
+    except Stopped as stopped:
+        os._exit(stopped.exit_code)
+
+
 def _begin(parent: int) -> None:
-    """In a worker: Ctrl-C is the parent's to handle, and a parent that was killed takes its workers along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: Ctrl-C is the parent's to pass on, and a parent that was killed takes its workers along."""
+    os.setpgid(
+        0, 0
+    )  # a terminal sends Ctrl-C to the whole group; a worker would take the parent's word as a second one
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -44,6 +44,8 @@ class Ruler(Part):
         grid: The grid, with its settings.
         nfe: Network evaluations a sample, counted.
         guidance: The guidance, with its scale.
+        conditions: What every sample was told, by name: samples that start from an image's small copy are no rivals of
+            those that start from its class.
         precision: Of the network while sampling.
         samples: How many samples were measured.
         resize: What was done to the images before the features saw them.
@@ -61,6 +63,7 @@ class Ruler(Part):
     grid: str | None = None
     nfe: float | None = Field(default=None, ge=0)
     guidance: str | None = None
+    conditions: str | None = None
     precision: str | None = None
     samples: int = Field(ge=1)
     resize: str = "none"

@@ -25,7 +25,6 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "zero-snr": ("path.zero_terminal_snr=true", "prediction=v"),
     # Sharing on top of them.
     "v etsdm": ("prediction=v", _SHARED),
-    "x0 etsdm": ("prediction=x0", "objective.weighting=eps", _SHARED),
     "edm etsdm": (
         "prediction=edm",
         "time={kind: shared, below: 100, intervals: 5, then: log_sigma}",
@@ -44,12 +43,6 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "flow etsdm": (
         "path=flow",
         "prediction=flow",
-        "objective.noise_levels={kind: uniform, stratified: true}",
-        "time={kind: shared, below: 0.1, intervals: 5}",
-    ),
-    "continuous": ("path={kind: vp, schedule: linear}", "objective.noise_levels={kind: uniform, stratified: true}"),
-    "continuous etsdm": (
-        "path={kind: vp, schedule: linear}",
         "objective.noise_levels={kind: uniform, stratified: true}",
         "time={kind: shared, below: 0.1, intervals: 5}",
     ),
