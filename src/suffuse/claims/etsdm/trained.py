@@ -6,6 +6,7 @@ from suffuse.claims.etsdm.changes import arms
 from suffuse.claims.etsdm.known import CELLS, price_arm
 from suffuse.claims.measures import (
     Distance,
+    ExcessError,
     GradientProfile,
     MeasurePart,
     NoiseErrors,
@@ -21,6 +22,7 @@ __all__ = [
     "CIFAR",
     "CIFAR_DATA",
     "DIGITS",
+    "FIT",
     "FULL",
     "MNIST",
     "MNIST_DATA",
@@ -66,6 +68,19 @@ CIFAR = (
     "training.ema=[50000]",
     "precision=bfloat16",
     "optimiser={lr: 4.0e-4, warmup: 500, decay: cosine, decay_from: 0.5}",
+)
+SUBSPACES = (
+    "data.kind=low_rank",
+    "data.ambient=48",
+    "data.rank=7",
+    "data.count=50000",
+    "network={kind: mlp, width: 256, depth: 3}",
+    "conditioner=none",
+    "steps=3000",
+    "batch=128",
+    "checkpoint_every=1000",
+    "training.ema=[20000]",
+    "optimiser={lr: 1.0e-3, warmup: 100, decay: cosine, decay_from: 0.3}",
 )
 FULL = ("checkpoint_every=5000",)
 MNIST_DATA, CIFAR_DATA = "mnist-train.zip", "cifar10-train.zip"
@@ -237,6 +252,22 @@ def stability(recipe: str, shared: tuple[str, ...], data: str | None) -> Experim
         columns=("grad_spread@0", "grad_noise@0", "loss_spread@0", "train_grad_spread", "train_grad_peak"),
     )
 
+
+FIT = Experiment(
+    arms=arms("digits-ddpm", "none", "etsdm", "smooth", "smooth etsdm"),
+    shared=SUBSPACES,
+    measures=(
+        ExcessError(),
+        TimeLipschitz(),
+    ),
+    criteria=tuple(
+        _ratio(value, f"{arm} etsdm".removeprefix("none "), arm, most=1.0)
+        for arm in ("none", "smooth")
+        for value in ("fit@0", "excess@0")
+    ),
+    columns=(*("K_first", "K_middle", "bayes@0", "fit@0", "excess@0", "excess@100", "excess@400"),),
+    plots=(_PROFILE,),
+)
 
 TOO_LATE = Experiment(
     arms=(*(price_arm(ambient, rank, 5) for ambient, rank in CELLS), *arms("digits-ddpm", "none")),

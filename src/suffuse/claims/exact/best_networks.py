@@ -25,7 +25,14 @@ from suffuse.models.told_optimum import PluggedIn, ToldOptimum, exact_output
 from suffuse.process import VP, Eps, PathPart, PredictionPart, SharedTimesteps, expand, perturb
 from suffuse.sampling import DDIM, DPMSolverPP, Model, SolverPart, Uniform, sample
 
-__all__ = ["Price", "Sampled", "exact_lipschitz", "limit_exponent", "price_of_sharing", "sampled_distance"]
+__all__ = [
+    "Price",
+    "Sampled",
+    "exact_lipschitz",
+    "limit_exponent",
+    "price_of_sharing",
+    "sampled_distance",
+]
 
 _TABLE = VP(schedule="linear", steps=1000)
 _EPS = Eps()
@@ -243,7 +250,7 @@ def limit_exponent(
 
 
 def _distance(points: Tensor, bases: Tensor, stds: Tensor) -> float:
-    """Mean over components of the Frechet distance between the samples nearest to it and the component itself.
+    """Mean over components of the squared Frechet distance between the samples nearest to it and the component itself.
 
     Of the pooled samples alone, samples between the subspaces could make up for each other.
     """

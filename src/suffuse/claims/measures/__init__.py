@@ -5,11 +5,13 @@ from typing import Annotated
 from suffuse.base.part import Joint
 from suffuse.claims.measures.base import Bench, MeasurePart
 from suffuse.claims.measures.distance import Distance
+from suffuse.claims.measures.known import ExcessError
 from suffuse.claims.measures.profiles import GradientProfile, NoiseErrors, TimeLipschitz, TrainingSteadiness
 
 __all__ = [
     "Bench",
     "Distance",
+    "ExcessError",
     "GradientProfile",
     "Measure",
     "MeasurePart",
@@ -19,5 +21,6 @@ __all__ = [
 ]
 
 Measure = Annotated[
-    MeasurePart, Joint("measure", Distance, TimeLipschitz, NoiseErrors, GradientProfile, TrainingSteadiness)
+    MeasurePart,
+    Joint("measure", Distance, TimeLipschitz, NoiseErrors, GradientProfile, TrainingSteadiness, ExcessError),
 ]
