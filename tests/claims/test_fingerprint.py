@@ -8,12 +8,13 @@ from typing import Literal
 import pytest
 
 from suffuse.base.part import Part
-from suffuse.claims import fingerprint
+from suffuse.claims import arms, fingerprint
 from suffuse.claims.arms import measure_identity, model_identity
 from suffuse.claims.fingerprint import closure, digest, minimal, modules_of, source_hash
 from suffuse.claims.measures import Distance, NoiseErrors
 from suffuse.process import VP, SharedTimesteps
 from suffuse.sampling import DDIM, DPMSolverPP
+from suffuse.training.recipe import OptimiserSettings
 from suffuse.training.recipe_files import load_recipe
 
 
@@ -105,6 +106,13 @@ def test_what_cannot_change_weights_is_not_part_of_a_model() -> None:
     assert model_identity(one) == model_identity(load_recipe("digits-ddpm"))
     for change in ("steps=7", "optimiser.lr=1e-4", "time=constant", "training.ema=[5]"):
         assert model_identity(load_recipe("digits-ddpm", [change])) != model_identity(one)
+
+
+def test_a_default_that_recipes_leave_unsaid_cannot_change_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model_identity(load_recipe("digits-ddpm"))
+    assert "defaults" not in before, "a default has changed: figures recorded with the old one are stale now"
+    monkeypatch.setattr(arms, "OptimiserSettings", lambda: OptimiserSettings(clip=0.1))
+    assert model_identity(load_recipe("digits-ddpm")) != before
 
 
 def test_of_a_file_of_data_the_name_counts_and_not_the_place(tmp_path: Path) -> None:

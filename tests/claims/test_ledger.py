@@ -61,6 +61,7 @@ def test_arms_of_the_comparison_are_the_recipes_of_that_name(name: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages_show_what_the_results_say(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    assert "@@" not in text, "a place that nobody filled"
     assert filled(text) == text, "run `make ledger`"
 
 

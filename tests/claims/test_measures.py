@@ -75,7 +75,9 @@ def test_a_shared_network_does_not_change_inside_and_does_at_edges() -> None:
     found = TimeLipschitz(samples=8).of(bench(SharedTimesteps(below=100, intervals=5)))
     assert (found["K_inside"], found["K_first"]) == (0, 0)
     assert found["K@99"] > 0
-    assert TimeLipschitz(samples=8).of(bench(Identity()))["K_first"] > 0
+    plain = TimeLipschitz(samples=8).of(bench(Identity()))
+    assert plain["K_first"] > 0
+    assert "K_inside" not in plain, "nothing is shared"
 
 
 def test_other_data_have_no_known_best_network() -> None:

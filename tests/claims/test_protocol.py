@@ -63,7 +63,8 @@ def test_mistakes_of_a_protocol_are_refused() -> None:
 
 def test_the_protocol_is_all_that_was_fixed_before_the_run() -> None:
     plain = Experiment(arms=ARMS, criteria=(Criterion(value="d", arm="a", at_most=1),))
-    assert plain.replace(notes=("tried twice",), columns=("d",)).protocol == plain.protocol
+    noted = (ARMS[0].replace(note="slow", equal=False), ARMS[1])
+    assert plain.replace(notes=("tried twice",), columns=("d",), arms=noted).protocol == plain.protocol
     for change in (
         {"criteria": (Criterion(value="d", arm="a", at_most=2),)},
         {"seeds": (0, 1)},
@@ -85,3 +86,5 @@ def test_the_state_is_computed_from_the_verdicts() -> None:
     assert state("holds", "holds") == "reproduced"
     assert state("holds", "open") == "mixed"
     assert state("fails", "open") == "not reproduced"
+    assert state("open", "open") == "undecided"
+    assert state("open", "holds") == "mixed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,8 +19,6 @@ from suffuse.claims.verify import Checked, Settings, verify
 
 from .conftest import tiny_claim
 
-SETTINGS = Settings(threads=1)
-
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
@@ -29,7 +28,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
 
 @pytest.fixture
 def folder(checked: Checked, tmp_path: Path) -> Path:
-    write(tmp_path, checked, SETTINGS)
+    write(tmp_path, checked)
     return tmp_path
 
 
@@ -42,7 +41,9 @@ def test_it_holds_what_a_reader_needs(checked: Checked, folder: Path) -> None:
     assert data["arms"]["etsdm"]["overrides"] == list(checked.experiment.shared)
     assert data["arms"]["etsdm"]["cost"]["steps"] == 4
     assert data["arms"]["known"]["exact"]["kind"] == "price"
-    assert data["run"].keys() == {"date", "commit", "seconds", "jobs", "threads", "hardware", "versions"}
+    assert data["run"].keys() == {"date", "commit", "hardware", "threads", "suffuse", "torch", "numpy", "python"}
+    assert len(data["data"]["fingerprint"]) > 10
+    assert data["floors"] == {}, "no distance is measured"
     assert str(Path.home()) not in json.dumps(data)
 
 
@@ -63,6 +64,18 @@ def test_a_changed_criterion_voids_it(checked: Checked, folder: Path) -> None:
     assert (found.state, found.void) == ("not run", True)
     assert found.words == "void: the protocol has changed since"
     assert "There are no figures" in report(found)
+
+
+def test_what_another_protocol_found_stays_on_record(checked: Checked, folder: Path) -> None:
+    limit = Criterion(value="eps_mse@0", arm="etsdm", over="none", at_most=0.1)
+    harder = tiny_claim(criteria=(limit,))
+    write(folder, dataclasses.replace(checked, claim=harder, experiment=harder.experiments["small"]))
+    found = status(harder, "small", folder)
+    assert found.state == "not reproduced"
+    assert "Another protocol, of " in report(found)
+    assert "found: eps_mse@0 of etsdm over that of none at most 2: holds." in report(found)
+    write(folder, dataclasses.replace(checked, claim=harder, experiment=harder.experiments["small"]))
+    assert len(read(result_file(folder, harder, "small"))["earlier"]) == 1
 
 
 def test_a_changed_source_makes_it_stale(checked: Checked, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +129,7 @@ def test_an_overview_has_a_column_for_every_tier(folder: Path, claim: Claim) -> 
 
 
 def test_it_is_shown_with_its_pictures(checked: Checked, tmp_path: Path) -> None:
-    shown = show(checked, SETTINGS, Folders(tmp_path / "results", tmp_path / "plots"))
+    shown = show(checked, Folders(tmp_path / "results", tmp_path / "plots"))
     assert shown.data["state"] == "reproduced"
     assert [file.name for file in shown.files] == [
         "tiny-claim.small.json",

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from suffuse.base.errors import UsageError
+from suffuse.base.errors import RunError, UsageError
 from suffuse.claims import arms
+from suffuse.claims.pool import alone
 from suffuse.claims.protocol import Arm, Claim
 from suffuse.claims.verify import Settings, verify
 from suffuse.training.checkpoint import find_latest
@@ -149,6 +150,33 @@ def test_mistakes_are_found_before_any_work(claim: Claim, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="time condition 'identity' has no scale on path 'edm'"):
         verify([tiny_claim(arms=(arm, arm.replace(name="etsdm")))], "small", store)
     assert not store.store.exists()
+
+
+def test_an_arm_that_fails_does_not_keep_the_others_from_being_finished(tmp_path: Path) -> None:
+    wild = Arm(name="wild", recipe="digits-ddpm", overrides=("optimiser.lr=1e30", "optimiser.clip=null"))
+    arms = (wild, Arm(name="none", recipe="digits-ddpm"), Arm(name="etsdm", recipe="digits-etsdm"))
+    with pytest.raises(RunError, match=r"2 arms failed, the others are kept: step .* not finite"):
+        verify([tiny_claim(arms=arms)], "small", Settings(store=tmp_path))
+    assert len(trained(tmp_path)) == 4
+
+
+def test_two_checks_do_not_share_a_store(claim: Claim, tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(UsageError, match=r"is in use by process .*choose another folder"):
+        verify([claim], "small", Settings(store=tmp_path))
+
+
+def test_a_signal_alone_does_not_break_a_step_in_half(tmp_path: Path) -> None:
+    cut, straight = tmp_path / "cut", tmp_path / "straight"
+    process = started(cut, jobs=1, steps=16)
+    deadline = time.monotonic() + 100
+    while not list(cut.glob("models/*/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    longer = tiny_claim(shared=(*TINY, "steps=16"))
+    (resumed,) = verify([longer], "small", Settings(store=cut, threads=1))
+    (plain,) = verify([longer], "small", Settings(store=straight, threads=1))
+    assert resumed.values == plain.values
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

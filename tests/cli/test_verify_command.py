@@ -33,6 +33,7 @@ Command = Callable[..., Any]
         (("etsdm", "steps=3"), "'steps=3' would change a fixed protocol; overrides are for --trial alone"),
         (("etsdm", "--trial", "--record"), "figures of a trial mean nothing and are not recorded"),
         (("etsdm", "--jobs", "0"), "jobs is 0; it must be at least 1"),
+        (("etsdm-price", "--data", "a.zip"), "--data a.zip is not used: etsdm-price in tier small brings its own data"),
     ],
 )
 def test_mistakes_are_one_line(suffuse: Command, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
@@ -54,7 +55,7 @@ def test_a_claim_is_checked_shown_and_not_checked_twice(
     assert said.code == 0, said.err
     assert said.out.startswith("**x-late, small: reproduced.** Too late is ruinous.")
     assert "| plugged of line at least 1 | " in said.out
-    assert "| criterion, fixed before the run | found (95 %) | verdict |" in said.out
+    assert "| criterion | found (95 %) | verdict |" in said.out
     assert "arms 3/3" in said.err
     assert (tmp_path / "results" / "x-late.small.json").is_file()
     again = suffuse("verify", "x-late", "--store", tmp_path, "--json")

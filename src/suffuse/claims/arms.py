@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+import math
+import platform
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+import suffuse
 from suffuse.base import files
+from suffuse.base.errors import RunError
+from suffuse.base.hardware import processor
 from suffuse.base.part import Part, parse
 from suffuse.claims.exact import ExactPart
 from suffuse.claims.fingerprint import digest, minimal, modules_of, source_hash
+from suffuse.claims.judging import judge_of_data, load_data
 from suffuse.claims.measures import Bench, MeasurePart
+from suffuse.claims.measures.profiles import LOG_EVERY
 from suffuse.claims.protocol import Arm, Experiment
-from suffuse.data import Dataset, DensityPart
-from suffuse.data.cache import default_cache
-from suffuse.data.part import DataPart
-from suffuse.tasks.judge import ImageJudge, Judge, PointJudge
+from suffuse.models.config import ModelConfig
+from suffuse.models.pretrained import load_config
+from suffuse.networks import count_parameters
 from suffuse.tasks.runs import open_run
-from suffuse.training.extractor import train_extractor
-from suffuse.training.recipe import Recipe
+from suffuse.training.recipe import OptimiserSettings, Recipe, TrainingSettings
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE, train
+from suffuse.training.signals import Stop
 
-__all__ = [
-    "Cell",
-    "Work",
-    "exact_identity",
-    "judge_of_data",
-    "load_data",
-    "measure_identity",
-    "model_identity",
-    "recipe_of",
-    "work",
-]
+__all__ = ["Cell", "Work", "exact_identity", "measure_identity", "model_identity", "recipe_of", "work"]
 
 _DONE = "arm.json"
 _VERSION = 1
-_REFERENCE = 10_000  # images at most that distances are taken to
 # Of a recipe: what cannot change the trained weights.
 _ASIDE = ("about", "technique", "out", "sampling", "evaluation")
 _ASIDE_TRAINING = ("device", "log_every", "sample_every", "samples", "checkpoint_every", "keep", "tensorboard", "seed")
-_LOG_EVERY = 10  # the steadiness of training is read from the log, so the log is the same for all
+# What `_defaults` was when the first figures were recorded: as long as it is that, it is no part of a model's identity.
+_DEFAULTS = "5e198a9b1de59cf9"
 
 Cell = dict[str, float]
 """Values of one arm and seed, by name."""
@@ -62,7 +61,7 @@ def recipe_of(experiment: Experiment, arm: Arm, seed: int, data: Path | None = N
     """
     where = () if data is None else (f"data={data}",)
     recipe = load_recipe(arm.recipe, (*where, *experiment.overrides_of(arm)))
-    settings = recipe.training.replace(seed=seed, log_every=_LOG_EVERY, sample_every=0, keep=1, tensorboard=False)
+    settings = recipe.training.replace(seed=seed, log_every=LOG_EVERY, sample_every=0, keep=1, tensorboard=False)
     return recipe.replace(training=settings)
 
 
@@ -82,7 +81,16 @@ def model_identity(recipe: Recipe) -> dict[str, str]:
     """Hashes of the recipe and of the source that it reaches; neither knows the seed."""
     parts = [getattr(recipe, name) for name in type(recipe).model_fields if name not in _ASIDE]
     roots = modules_of(*parts) | {"suffuse.training.trainer", "suffuse.data.loader", "suffuse.models.denoiser"}
-    return {"recipe": digest(_plain(recipe)), "source": source_hash(roots)}
+    changed = {} if _defaults() == _DEFAULTS else {"defaults": _defaults()}
+    return {"recipe": digest(_plain(recipe)), "source": source_hash(roots), **changed}
+
+
+def _defaults() -> str:
+    """Hash of the defaults that recipes leave unsaid and whose module is no part of the source that counts."""
+    kept = OptimiserSettings().dump() | {
+        name: value for name, value in TrainingSettings().dump().items() if name not in _ASIDE_TRAINING
+    }
+    return digest([kept, Recipe.model_fields["sigma_data"].default, ModelConfig.model_fields["sigma_data"].default])
 
 
 def _part_identity(part: Part, extra: Sequence[str]) -> dict[str, str]:
@@ -97,22 +105,6 @@ def measure_identity(measure: MeasurePart) -> dict[str, str]:
 def exact_identity(part: ExactPart) -> dict[str, str]:
     """Hashes of a computation and of the source that does it."""
     return _part_identity(part, ())
-
-
-@functools.lru_cache(maxsize=4)
-def load_data(source: DataPart) -> Dataset:
-    """A data set, read once."""
-    return source.load()
-
-
-@functools.lru_cache(maxsize=2)
-def judge_of_data(source: DataPart, device: torch.device) -> Judge:
-    """One judge for all runs on the same data; its features are trained once and kept in the user's cache."""
-    dataset = load_data(source)
-    if isinstance(source, DensityPart):
-        return PointJudge(dataset, source, _REFERENCE)
-    extractor = train_extractor(dataset, cache=default_cache()).to(device)
-    return ImageJudge(dataset, extractor, _REFERENCE)
 
 
 @dataclass(frozen=True)
@@ -148,9 +140,41 @@ class Work:
         keys = (self.key,) if self.exact is not None else tuple(self.measures)
         return {key: dict(files.read_json(_cell(self.store, key))["values"]) for key in keys}
 
+    def made(self) -> list[dict[str, str]]:
+        """When, from which source and on what its cells were made."""
+        keys = (self.key,) if self.exact is not None else tuple(self.measures)
+        return [dict(files.read_json(_cell(self.store, key))["made"]) for key in keys]
+
     def trained(self) -> dict[str, Any]:  # Any: JSON values
         """What training cost: steps, seconds, parameters."""
         return files.read_json(_model(self.store, self.key) / _DONE)
+
+
+def made_here() -> dict[str, str]:
+    """When, from which source and on what a figure is made."""
+    gpu = torch.cuda.is_available()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit(),
+        "hardware": torch.cuda.get_device_name() if gpu else processor(),
+        "threads": str(torch.get_num_threads()),
+        "suffuse": suffuse.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def commit() -> str:
+    """The commit of the checkout, marked when files differ from it; the version where there is no checkout."""
+    place = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*place, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*place, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"suffuse {suffuse.__version__}"
+    return head.stdout.strip() + (" and changes" if changed.stdout.strip() else "")
 
 
 def _cell(store: Path, key: str) -> Path:
@@ -174,22 +198,26 @@ def work(item: Work) -> str:
     files.make_folder(item.store / "cells")
     if item.exact is not None:
         part, seed = item.exact
-        _write(item, item.key, part.of(seed))
+        with Stop() as stop, stop.interruptible():
+            _write(item, item.key, part.of(seed))
         return item.label
     recipe = parse(Recipe, item.recipe or {})
     folder = _model(item.store, item.key)
     if not (folder / _DONE).is_file():
         _train(recipe, folder, item.label)
-    run = open_run(folder, device=recipe.training.device)
-    data = load_data(recipe.data)
-    bench = Bench(run, data, lambda: judge_of_data(recipe.data, run.model.device))
-    for key in item.missing:
-        _write(item, key, item.measures[key].of(bench))
+    with Stop() as stop, stop.interruptible():
+        run = open_run(folder, device=recipe.training.device)
+        bench = Bench(run, load_data(recipe.data), lambda: judge_of_data(recipe.data, run.model.device))
+        for key in item.missing:
+            _write(item, key, item.measures[key].of(bench))
     return item.label
 
 
 def _write(item: Work, key: str, values: Cell) -> None:
-    cell = {"format_version": _VERSION, "label": item.label, "model": item.key, "values": values}
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise RunError(f"{item.label}: {', '.join(broken)} is not a finite number; the arm cannot be compared")
+    cell = {"format_version": _VERSION, "label": item.label, "model": item.key, "values": values, "made": made_here()}
     files.write_json(_cell(item.store, key), cell)
 
 
@@ -200,9 +228,6 @@ def _train(recipe: Recipe, folder: Path, label: str) -> None:
         files.discard(folder)
     began = time.perf_counter()
     finished = train(recipe.replace(out=str(folder)), label, resume=resume)
-    if (folder / "checkpoints").is_dir():
-        files.discard(folder / "checkpoints")
-    run = open_run(folder, device="cpu")
     facts = {
         "format_version": _VERSION,
         "label": label,
@@ -210,6 +235,9 @@ def _train(recipe: Recipe, folder: Path, label: str) -> None:
         "images": finished.step * recipe.training.batch,
         "seconds": time.perf_counter() - began,
         "resumed": resume,
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": count_parameters(load_config(folder).network, load_config(folder).shape),
+        "made": made_here(),
     }
     files.write_json(folder / _DONE, facts)
+    if (folder / "checkpoints").is_dir():
+        files.discard(folder / "checkpoints")

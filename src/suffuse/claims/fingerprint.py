@@ -40,8 +40,13 @@ _NUMERIC = (
     "suffuse.training.ema",
     "suffuse.training.optimiser",
     "suffuse.training.extractor",
+    "suffuse.training.sample_conditions",
+    "suffuse.tasks.generate",
+    "suffuse.tasks.judge",
     "suffuse.tasks.time_profile",
-    "suffuse.claims",
+    "suffuse.claims.exact",
+    "suffuse.claims.judging",
+    "suffuse.claims.measures",
 )
 # Of those packages: saving, loading, reading and reporting.
 _PLUMBING = (
@@ -51,7 +56,6 @@ _PLUMBING = (
     "suffuse.data.cache",
     "suffuse.data.hub",
     "suffuse.data.layout",
-    "suffuse.data.pictures",
     "suffuse.data.report",
     "suffuse.data.sources",
     "suffuse.metrics.memorisation",
@@ -67,7 +71,8 @@ def digest(value: object) -> str:
 def minimal(value: object) -> Any:  # Any: JSON values
     """A part as plain data without the fields that are at their defaults: a new field leaves it as it was.
 
-    A default that changes is seen all the same, in the source.
+    A default that changes is seen in the source of its module; those of recipes, which are not numeric, are pinned in
+    `arms`.
     """
     if isinstance(value, Part):
         return {

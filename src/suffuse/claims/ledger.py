@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from suffuse.base.errors import unknown_name
 from suffuse.claims import etsdm
-from suffuse.claims.protocol import Claim
+from suffuse.claims.protocol import Claim, Experiment
 
-__all__ = ["CLAIMS", "find_claims"]
+__all__ = ["CLAIMS", "experiments_of", "find_claims"]
 
 CLAIMS: tuple[Claim, ...] = (*etsdm.CLAIMS,)
 
@@ -22,3 +24,8 @@ def find_claims(name: str) -> tuple[Claim, ...]:
         names = {"all", *(claim.technique for claim in CLAIMS), *(claim.key for claim in CLAIMS)}
         raise unknown_name("claim", name, names)
     return found
+
+
+def experiments_of(claims: Sequence[Claim], tier: str) -> list[Experiment]:
+    """The experiments that some claims have in a tier."""
+    return [found for claim in claims for name, found in claim.experiments.items() if name == tier]

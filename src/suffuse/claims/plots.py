@@ -61,7 +61,10 @@ def _draw_curves(plot: Plot, curves: dict[tuple[str, str], dict[float, Interval]
             low, high = ([getattr(point, end) for point in curve.values()] for end in ("low", "high"))
             axis.fill_between(places, low, high, color=line.get_color(), alpha=0.15, lw=0)
     _finish(plot, axis)
-    axis.set(xscale="log" if "x" in plot.log else "linear", yscale="log" if "y" in plot.log else "linear")
+    axis.set(xscale="log" if "x" in plot.log else "linear")
+    if "y" in plot.log:  # zeros have no logarithm, and are what sharing is about
+        zeros = any(point.estimate <= 0 for curve in curves.values() for point in curve.values())
+        axis.set_yscale("symlog", linthresh=1) if zeros else axis.set_yscale("log")
     axis.legend(fontsize=7)
     save_figure(figure, path)
 

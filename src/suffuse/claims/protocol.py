@@ -212,8 +212,9 @@ class Experiment(Part):
     @property
     def protocol(self) -> str:
         """Hash of all that was fixed before the run: a result of another protocol is void."""
-        fixed = ("arms", "shared", "measures", "criteria", "seeds", "data")
-        return digest({name: minimal(getattr(self, name)) for name in fixed})
+        fixed = ("shared", "measures", "criteria", "seeds", "data")
+        arms = [arm.replace(note="", equal=True) if isinstance(arm, Arm) else arm for arm in self.arms]
+        return digest({"arms": minimal(arms), **{name: minimal(getattr(self, name)) for name in fixed}})
 
 
 @dataclass(frozen=True)
@@ -238,9 +239,13 @@ class Claim:
     figure: str
     experiments: Mapping[Tier, Experiment] = field(default_factory=dict)
 
-    def state_of(self, findings: Sequence[Finding]) -> Literal["reproduced", "not reproduced", "mixed"]:
-        """Computed from verdicts alone: reproduced when all criteria hold, not reproduced when none does."""
-        holding = sum(finding.verdict == "holds" for finding in findings)
-        if holding == len(findings):
-            return "reproduced"
-        return "mixed" if holding else "not reproduced"
+    def state_of(self, findings: Sequence[Finding]) -> Literal["reproduced", "not reproduced", "mixed", "undecided"]:
+        """Computed from verdicts alone.
+
+        Reproduced when all criteria hold, undecided when all are open, not reproduced when none holds and some fail,
+        mixed otherwise.
+        """
+        verdicts = [finding.verdict for finding in findings]
+        if "holds" in verdicts:
+            return "reproduced" if set(verdicts) == {"holds"} else "mixed"
+        return "not reproduced" if "fails" in verdicts else "undecided"

@@ -11,7 +11,7 @@ from suffuse.base.errors import UsageError
 from suffuse.claims.plots import draw, plot_file
 from suffuse.claims.result import LEDGER, read, status, write
 from suffuse.claims.tables import report
-from suffuse.claims.verify import Checked, Settings
+from suffuse.claims.verify import Checked
 
 __all__ = ["Folders", "Shown", "ledger_folders", "show"]
 
@@ -61,9 +61,9 @@ def ledger_folders(store: Path, *, record: bool) -> Folders:
     return Folders(LEDGER, _ROOT / "docs" / "assets" / "claims")
 
 
-def show(checked: Checked, settings: Settings, folders: Folders) -> Shown:
+def show(checked: Checked, folders: Folders) -> Shown:
     """Write a claim's result and its pictures, and read it back as it will be read by others."""
-    path = write(folders.results, checked, settings)
+    path = write(folders.results, checked)
     found = status(checked.claim, checked.tier, folders.results)
     written = [path]
     files.make_folder(folders.plots)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
-import suffuse
 from suffuse.base import files
 from suffuse.base.errors import RunError
-from suffuse.base.hardware import processor
 from suffuse.claims.arms import exact_identity, measure_identity, model_identity, recipe_of
 from suffuse.claims.protocol import TIERS, Arm, Claim, ExactArm, Experiment, Finding, Tier, Values
-from suffuse.claims.verify import Checked, Settings
+from suffuse.claims.verify import Checked
 
 __all__ = ["LEDGER", "Status", "dump", "read", "result_file", "status", "tiers_of", "write"]
 
@@ -29,7 +21,7 @@ LEDGER = Path(__file__).parent / "results"
 
 _VERSION = 1
 _DIGITS = 7  # significant: more than any figure deserves, and files stay readable
-State = Literal["reproduced", "not reproduced", "mixed", "not run"]
+State = Literal["reproduced", "not reproduced", "mixed", "undecided", "not run"]
 
 
 def result_file(folder: Path, claim: Claim, tier: Tier) -> Path:
@@ -42,7 +34,7 @@ def _identity(experiment: Experiment, arm: Arm | ExactArm) -> dict[str, Any]:  #
     if isinstance(arm, ExactArm):
         return {"exact": exact_identity(arm.exact)}
     recipe = recipe_of(experiment, arm, experiment.seeds_of(arm)[0])
-    measures = {type(m).__name__: measure_identity(m)["source"] for m in experiment.measures}
+    measures = [measure_identity(measure)["source"] for measure in experiment.measures]
     return {"model": model_identity(recipe), "measures": measures}
 
 
@@ -55,7 +47,7 @@ def _bounded(value: float) -> float | None:
     return _rounded(value) if math.isfinite(value) else None
 
 
-def dump(checked: Checked, settings: Settings) -> dict[str, Any]:  # Any: JSON values
+def dump(checked: Checked) -> dict[str, Any]:  # Any: JSON values
     """A result as plain data."""
     claim, experiment = checked.claim, checked.experiment
     values = {
@@ -63,7 +55,6 @@ def dump(checked: Checked, settings: Settings) -> dict[str, Any]:  # Any: JSON v
         for arm, rows in checked.values.items()
     }
     found = [criterion.find(_values(values)) for criterion in experiment.criteria]
-    on_gpu = torch.cuda.is_available() and settings.device != "cpu"
     return {
         "format_version": _VERSION,
         "claim": claim.key,
@@ -84,20 +75,9 @@ def dump(checked: Checked, settings: Settings) -> dict[str, Any]:  # Any: JSON v
         ],
         "arms": {arm.name: _told(experiment, arm, checked) for arm in experiment.arms},
         "values": values,
-        "run": {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "commit": _commit(),
-            "seconds": round(checked.seconds),
-            "jobs": settings.jobs,
-            "threads": settings.threads or torch.get_num_threads(),
-            "hardware": torch.cuda.get_device_name() if on_gpu else processor(),
-            "versions": {
-                "suffuse": suffuse.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-        },
+        "floors": {str(count): _rounded(floor) for count, floor in checked.floors.items()},
+        "data": dict(checked.data),
+        "run": {name: list(values) for name, values in checked.made.items()},
     }
 
 
@@ -109,23 +89,18 @@ def _told(experiment: Experiment, arm: Arm | ExactArm, checked: Checked) -> dict
     return {**told, "identity": _identity(experiment, arm)}
 
 
-def _commit() -> str:
-    """The commit of the checkout, marked when files differ from it; the version where there is no checkout."""
-    here = Path(__file__).parent
-    try:
-        place = ["git", "-C", str(here)]
-        commit = subprocess.run([*place, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*place, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return f"suffuse {suffuse.__version__}"
-    return commit.stdout.strip() + (" and changes" if changed.stdout.strip() else "")
-
-
-def write(folder: Path, checked: Checked, settings: Settings) -> Path:
-    """Write a result into a folder; returns the file."""
+def write(folder: Path, checked: Checked) -> Path:
+    """Write a result into a folder; returns the file. What another protocol had found there stays on record."""
     files.make_folder(folder)
     path = result_file(folder, checked.claim, checked.tier)
-    files.write_json(path, dump(checked, settings))
+    data = dump(checked)
+    if path.is_file():
+        old = read(path)
+        data["earlier"] = old.get("earlier", [])
+        if old["protocol"] != data["protocol"]:
+            found = [f"{row['text']}: {row['verdict']}" for row in old["criteria"]]
+            data["earlier"].append({"protocol": old["protocol"], "date": old["run"]["date"], "found": found})
+    files.write_json(path, data)
     return path
 
 

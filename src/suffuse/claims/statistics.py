@@ -69,7 +69,7 @@ def ratio_interval(values: Sequence[float], over: Sequence[float]) -> Interval:
         raise UsageError(f"ratios need values above 0, not {min(values):g} over {min(over):g}")
     if min(values) == 0:  # the ratio is 0 for that seed, and so is the geometric mean
         worst = max(value / below for value, below in zip(values, over, strict=True))
-        return Interval(0.0, 0.0, worst, len(values))
+        return Interval(0.0, 0.0, worst if len(values) > 1 else math.inf, len(values))
     logs = [math.log(value / below) for value, below in zip(values, over, strict=True)]
     mean, half = statistics.fmean(logs), _half_width(logs)
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half) if half < 700 else math.inf, len(logs))

@@ -47,7 +47,7 @@ def values_table(experiment: Experiment, values: Values) -> str:
 
 def verdicts(found: Status) -> str:
     """Criteria, estimates and verdicts."""
-    lines = ["| criterion, fixed before the run | found (95 %) | verdict |", "|---|---|---|"]
+    lines = ["| criterion | found (95 %) | verdict |", "|---|---|---|"]
     for finding in found.findings:
         span = finding.interval
         ends = f" ({_number(span.low)} to {_number(span.high)})" if span.seeds > 1 and span.low != span.high else ""
@@ -61,14 +61,22 @@ def report(found: Status) -> str:
     if found.result is None or found.void:
         return f"{title}\n\nThere are no figures."
     run, experiment = found.result["run"], found.claim.experiments[found.tier]
-    versions = run["versions"]
+    told = {name: " and ".join(values) for name, values in run.items()}
     made = (
-        f"{run['date']}, commit {run['commit']}, {run['hardware']}, {run['jobs']} x {run['threads']} threads, torch "
-        f"{versions['torch']}, suffuse {versions['suffuse']}."
+        f"{told['date']}, commit {told['commit']}, {told['hardware']}, threads {told['threads']}, "
+        f"torch {told['torch']}, suffuse {told['suffuse']}."
     )
+    floors = [f"{floor:.2g} for {count}" for count, floor in found.result["floors"].items()]
+    floor = [f"Real images score, by count: {', '.join(floors)}."] if floors else []
+    earlier = [
+        f"Another protocol, of {' and '.join(row['date'])}, found: {'; '.join(row['found'])}."
+        for row in found.result.get("earlier", [])
+    ]
     stale = [f"Stale, because recipe or source have changed since: {', '.join(found.stale)}."] if found.stale else []
     notes = list(experiment.notes)
-    return "\n\n".join([title, verdicts(found), values_table(experiment, found.values), *stale, *notes, made])
+    return "\n\n".join(
+        [title, verdicts(found), values_table(experiment, found.values), *floor, *stale, *notes, *earlier, made]
+    )
 
 
 def overview(claims: Sequence[Claim], folder: Path = LEDGER) -> str:

@@ -11,25 +11,18 @@ from pathlib import Path
 import torch
 
 from suffuse.base.errors import UsageError
-from suffuse.claims.arms import (
-    Cell,
-    Work,
-    exact_identity,
-    judge_of_data,
-    load_data,
-    measure_identity,
-    model_identity,
-    recipe_of,
-)
+from suffuse.claims.arms import Cell, Work, exact_identity, measure_identity, model_identity, recipe_of
 from suffuse.claims.fingerprint import digest
-from suffuse.claims.measures import MeasurePart
-from suffuse.claims.pool import run_all
+from suffuse.claims.judging import floor_of, judge_of_data, load_data
+from suffuse.claims.measures import Distance, MeasurePart
+from suffuse.claims.pool import alone, run_all
 from suffuse.claims.protocol import Arm, Claim, ExactArm, Experiment, Tier, Values
+from suffuse.data.part import DataPart
+from suffuse.tasks.judge import Judge
 from suffuse.training.recipe import Recipe
 from suffuse.training.run import check_recipe
-from suffuse.training.signals import Stop
 
-__all__ = ["Checked", "Settings", "default_jobs", "verify"]
+__all__ = ["Checked", "Settings", "default_jobs", "on_gpu", "verify"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,11 @@ class Checked:
         tier: Which experiment of it.
         experiment: As it was run.
         values: All values.
-        costs: Arm -> what its models cost in the mean: steps, images, seconds, parameters; empty for exact arms.
-        seconds: Wall time of this call, for all claims together.
+        costs: Arm -> what its models cost in the mean: steps, images, parameters, and seconds of those that were
+            trained in one go; empty for exact arms.
+        floors: Samples -> what so many real images score; empty where no distance is measured.
+        made: Name of a fact (date, commit, hardware, versions) -> all that it was while the figures were made.
+        data: Fingerprint of the data, and hash of the features that judge samples of it.
         fresh: Models and computations that had to be made in this call; the others were there.
     """
 
@@ -72,14 +68,20 @@ class Checked:
     experiment: Experiment
     values: Values
     costs: Mapping[str, Mapping[str, float]]
-    seconds: float
+    floors: Mapping[int, float]
+    made: Mapping[str, tuple[str, ...]]
+    data: Mapping[str, str]
     fresh: int
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a device of that name is a GPU here."""
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def default_jobs(device: str) -> int:
     """As many processes as the machine has cores, on a CPU; one on a GPU."""
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return 1 if on_gpu else len(os.sched_getaffinity(0))
+    return 1 if on_gpu(device) else len(os.sched_getaffinity(0))
 
 
 def verify(
@@ -110,17 +112,16 @@ def verify(
         )
     _check_device(tier, settings)
     experiments = {claim.key: _tried(claim.experiments[tier], settings) for claim in chosen}
-    began = time.perf_counter()
     plan = _Plan(settings, note)
+    for experiment in experiments.values():
+        plan.check(experiment)
     for claim in chosen:
         plan.add(claim.key, experiments[claim.key])
     items = plan.items()
-    waiting = [item for item in items if item.missing]
-    note(f"{len(items)} arms with their seeds, {len(items) - len(waiting)} of them there already")
-    done = _Progress(len(waiting), settings.jobs, progress)
-    with Stop() as stop, stop.interruptible():
-        run_all(waiting, settings.jobs, done)
-    seconds = time.perf_counter() - began
+    with alone(settings.store):
+        waiting = [item for item in items if item.missing]
+        note(f"{len(items)} arms with their seeds, {len(items) - len(waiting)} of them there already")
+        run_all(waiting, settings.jobs, _Progress(len(waiting), progress))
     return [
         Checked(
             claim,
@@ -128,7 +129,9 @@ def verify(
             experiments[claim.key],
             plan.values(claim.key, experiments[claim.key]),
             plan.costs(claim.key, experiments[claim.key]),
-            seconds,
+            plan.floors(experiments[claim.key]),
+            plan.made(claim.key, experiments[claim.key]),
+            plan.identified(experiments[claim.key]),
             len(waiting),
         )
         for claim in chosen
@@ -158,8 +161,8 @@ def _tried(experiment: Experiment, settings: Settings) -> Experiment:
 class _Progress:
     """Counts finished arms and guesses the time left."""
 
-    def __init__(self, total: int, jobs: int, progress: Callable[[int, int, str], None]) -> None:
-        self.total, self.jobs, self.progress = total, jobs, progress
+    def __init__(self, total: int, progress: Callable[[int, int, str], None]) -> None:
+        self.total, self.progress = total, progress
         self.done, self.began = 0, time.perf_counter()
 
     def __call__(self, label: str) -> None:
@@ -177,7 +180,13 @@ class _Plan:
     works: dict[str, Work] = field(default_factory=dict)
     # (claim, arm, seed) -> key of the model or computation, and the keys of its cells
     places: dict[tuple[str, str, int], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    features: dict[str, str] = field(default_factory=dict)
+    told: set[DataPart] = field(default_factory=set)
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse what cannot be run, before anything is read or trained."""
+        for arm in experiment.arms:
+            if isinstance(arm, Arm):
+                check_recipe(self._recipe(experiment, arm, experiment.seeds_of(arm)[0]))
 
     def add(self, claim: str, experiment: Experiment) -> None:
         """Plan a claim's experiment."""
@@ -198,7 +207,7 @@ class _Plan:
 
     def _trained(self, experiment: Experiment, arm: Arm, seed: int) -> tuple[str, tuple[str, ...]]:
         recipe = self._recipe(experiment, arm, seed)
-        device = "cuda" if torch.cuda.is_available() and self.settings.device != "cpu" else "cpu"
+        device = "cuda" if on_gpu(self.settings.device) else "cpu"
         key = digest([model_identity(recipe), seed, load_data(recipe.data).fingerprint, torch.__version__, device])
         measures = {digest([key, *self._judged(measure, recipe)]): measure for measure in experiment.measures}
         old = self.works.get(key)
@@ -212,21 +221,42 @@ class _Plan:
         if experiment.data and data is None:
             raise UsageError(f"this tier is trained on {experiment.data}; give its place with --data PATH")
         recipe = recipe_of(experiment, arm, seed, data)
-        recipe = recipe.replace(training=recipe.training.replace(device=self.settings.device))
-        check_recipe(recipe)
-        return recipe
+        return recipe.replace(training=recipe.training.replace(device=self.settings.device))
 
     def _judged(self, measure: MeasurePart, recipe: Recipe) -> list[object]:
         """What a measure's figure depends on beside the model: itself, and the features by which samples are judged."""
         if not measure.judged:
             return [measure_identity(measure)]
-        name = recipe.data.model_dump_json()
-        if name not in self.features:
-            self.note(
-                f"features that judge samples of the {recipe.data.kind} data: trained here, or taken from the cache"
-            )
-            self.features[name] = str(judge_of_data(recipe.data, torch.device("cpu")).features_hash)
-        return [measure_identity(measure), self.features[name]]
+        return [measure_identity(measure), str(self._judge(recipe).features_hash)]
+
+    def _judge(self, recipe: Recipe) -> Judge:
+        if recipe.data not in self.told:
+            self.told.add(recipe.data)
+            self.note(f"features that judge samples of {recipe.data.kind} data: trained here, or taken from the cache")
+        return judge_of_data(recipe.data, torch.device("cpu"))
+
+    def _first(self, experiment: Experiment) -> Recipe | None:
+        """The recipe of the first trained arm: all arms learn the same data."""
+        trained = [arm for arm in experiment.arms if isinstance(arm, Arm)]
+        return self._recipe(experiment, trained[0], 0) if trained else None
+
+    def floors(self, experiment: Experiment) -> dict[int, float]:
+        """What real images score on the distances of an experiment, by count."""
+        counts = {measure.samples for measure in experiment.measures if isinstance(measure, Distance)}
+        first = self._first(experiment)
+        if first is None or not counts:
+            return {}
+        found = {count: floor_of(self._judge(first), count) for count in sorted(counts)}
+        return {count: floor for count, floor in found.items() if floor is not None}
+
+    def identified(self, experiment: Experiment) -> dict[str, str]:
+        """Fingerprint of the data of an experiment, and hash of the features by which samples are judged."""
+        first = self._first(experiment)
+        if first is None:
+            return {}
+        judged = any(measure.judged for measure in experiment.measures)
+        features = {"features": str(self._judge(first).features_hash)} if judged else {}
+        return {"fingerprint": load_data(first.data).fingerprint, **features}
 
     def items(self) -> list[Work]:
         """Computations first, then all arms of the first seed, all of the second, ...: a stopped check is balanced."""
@@ -254,6 +284,20 @@ class _Plan:
             if isinstance(arm, ExactArm):
                 continue
             rows = [self.works[self.places[claim, arm.name, seed][0]].trained() for seed in experiment.seeds_of(arm)]
-            names = ("steps", "images", "seconds", "parameters")
-            found[arm.name] = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+            found[arm.name] = {
+                name: sum(row[name] for row in rows) / len(rows) for name in ("steps", "images", "parameters")
+            }
+            whole = [row["seconds"] for row in rows if not row["resumed"]]
+            if whole:
+                found[arm.name]["seconds"] = sum(whole) / len(whole)
         return found
+
+    def made(self, claim: str, experiment: Experiment) -> dict[str, tuple[str, ...]]:
+        """All dates, commits, machines and versions with which the figures of a claim were made."""
+        found: dict[str, set[str]] = {}
+        for arm in experiment.arms:
+            for seed in experiment.seeds_of(arm):
+                for facts in self.works[self.places[claim, arm.name, seed][0]].made():
+                    for name, value in facts.items():
+                        found.setdefault(name, set()).add(value)
+        return {name: tuple(sorted(values)) for name, values in found.items()}

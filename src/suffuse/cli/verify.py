@@ -51,15 +51,17 @@ def verify_command(
     A check that was stopped goes on where it was; arms that other claims have trained are used again.
     """
     from suffuse.base.errors import UsageError
-    from suffuse.claims.ledger import find_claims
+    from suffuse.claims.ledger import experiments_of, find_claims
     from suffuse.claims.record import ledger_folders, show
-    from suffuse.claims.verify import Settings, default_jobs, verify
+    from suffuse.claims.verify import Settings, default_jobs, on_gpu, verify
 
     claims = find_claims(name)
     if trial_overrides and not trial:
         raise UsageError(f"{trial_overrides[0]!r} would change a fixed protocol; overrides are for --trial alone")
     if trial and record:
         raise UsageError("figures of a trial mean nothing and are not recorded; leave out --trial or --record")
+    if data is not None and not any(experiment.data for experiment in experiments_of(claims, tier.value)):
+        raise UsageError(f"--data {data} is not used: {name} in tier {tier.value} brings its own data; leave it out")
     folders = ledger_folders(store, record=record)
     count = default_jobs(device) if jobs is None else jobs
     if count < 1:
@@ -69,15 +71,18 @@ def verify_command(
         data=data,
         device=device,
         jobs=count,
-        threads=1 if count > 1 else None,
+        threads=None if on_gpu(device) else 1,
         trial=("steps=20", "batch=8", *(trial_overrides or ())) if trial else None,
     )
     with bar("arms", every=1) as progress:
         checked = verify(claims, tier.value, settings, note=note, progress=progress.show)
     if trial:
+        if as_json:
+            say(json.dumps([{"claim": item.claim.key, "tier": item.tier, "trial": True} for item in checked]))
+            return
         say(f"{len(checked)} experiments of tier {tier.value} start and run; a trial's figures mean nothing")
         return
-    shown = [show(item, settings, folders) for item in checked]
+    shown = [show(item, folders) for item in checked]
     if as_json:
         say(json.dumps([item.data for item in shown]))
         return

@@ -14,12 +14,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from suffuse import metrics
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.base.randomness import permutation
 from suffuse.data import DataPart, Dataset, DensityPart, to_uint8
 from suffuse.data.cache import default_cache
-from suffuse.metrics import FeatureExtractor, Inception, Measurement, MemorisationReport, Moments, Ruler
+from suffuse.metrics import (
+    FeatureExtractor,
+    Inception,
+    Measurement,
+    MemorisationReport,
+    Moments,
+    Ruler,
+    density_coverage,
+    extract,
+    frechet,
+    frechet_floor,
+    kernel_distance,
+    kl_divergence,
+    memorisation,
+    precision_recall,
+    sliced_wasserstein,
+    wasserstein,
+)
 from suffuse.tasks.generate import Generated
 from suffuse.tasks.runs import OpenRun, named
 from suffuse.training.extractor import TrainedFeatures, train_extractor
@@ -115,11 +131,11 @@ class ImageJudge(Judge):
     def __init__(self, dataset: Dataset, extractor: FeatureExtractor, count: int, *, own: bool = True) -> None:
         self.dataset, self.extractor, self.own = dataset, extractor, own
         self.index = permutation(0, "reference", 0, len(dataset))[:count].sort().values
-        self.real = metrics.extract(extractor, map(self._images, torch.split(self.index, _BATCH)))
+        self.real = extract(extractor, map(self._images, torch.split(self.index, _BATCH)))
         self.moments = Moments.of(self.real, "the reference features")
         self.reference = Reference(dataset.name, dataset.fingerprint, len(self.index))
         self.headline, self.features_hash = extractor.name, extractor.hash
-        self.floor = metrics.frechet_floor(self.real, seed=0)
+        self.floor = frechet_floor(self.real, seed=0)
 
     def _images(self, index: Tensor) -> Tensor:
         images = self.dataset.batch(index).x0
@@ -136,24 +152,24 @@ class ImageJudge(Judge):
         )
 
     def _features(self, made: Generated) -> NDArray[np.float32]:
-        return metrics.extract(self.extractor, map(_shown, torch.split(made.x, _BATCH)))
+        return extract(self.extractor, map(_shown, torch.split(made.x, _BATCH)))
 
     def distance(self, made: Generated, ruler: Ruler) -> Measurement:
         """Frechet distance."""
         return self._frechet(self._features(made), self._ruler(ruler))
 
     def _frechet(self, features: NDArray[np.float32], ruler: Ruler) -> Measurement:
-        value = metrics.frechet(Moments.of(features, "the samples' features"), self.moments)
+        value = frechet(Moments.of(features, "the samples' features"), self.moments)
         return Measurement(name=self.headline, value=value, ruler=ruler)
 
     def measure(self, made: Generated, ruler: Ruler) -> tuple[Measurement, ...]:
         """Frechet and kernel distance, precision, recall, density, coverage, and labels right."""
         ruler, features = self._ruler(ruler), self._features(made)
         size = min(1000, min(len(features), len(self.real)) // 2)
-        kernel = metrics.kernel_distance(features, self.real, seed=0, size=size, subsets=20)
+        kernel = kernel_distance(features, self.real, seed=0, size=size, subsets=20)
         few, real = features[:_NEIGHBOURS], self.real[:_NEIGHBOURS]
-        manifold = metrics.precision_recall(real, few)
-        cover = metrics.density_coverage(real, few)
+        manifold = precision_recall(real, few)
+        cover = density_coverage(real, few)
         named = {
             "kernel_distance": kernel.value,
             "precision": manifold.precision,
@@ -175,7 +191,7 @@ class ImageJudge(Judge):
         """How near samples come to the images of the data, all of which are searched, in pixels."""
         total = len(self.dataset)
         blocks = torch.split(torch.arange(total), max(1, _NUMBERS // math.prod(self.dataset.shape)))
-        return metrics.memorisation(
+        return memorisation(
             _shown(made.x[:nearest]),
             map(self._images, blocks),
             probes=self._images(permutation(0, "probes", 0, total)[:_PROBES]),
@@ -199,7 +215,7 @@ class PointJudge(Judge):
         n = min(count, 2000)
         self.real = density.sample(n, seed=7).double()
         self.reference = Reference(dataset.name, dataset.fingerprint, n)
-        self.floor = metrics.wasserstein(density.sample(n, seed=8).double(), self.real, seed=0).value
+        self.floor = wasserstein(density.sample(n, seed=8).double(), self.real, seed=0).value
 
     def _ruler(self, ruler: Ruler) -> Ruler:
         return ruler.replace(
@@ -211,15 +227,15 @@ class PointJudge(Judge):
 
     def distance(self, made: Generated, ruler: Ruler) -> Measurement:
         """Exact Wasserstein-2 distance."""
-        value = metrics.wasserstein(made.x.double(), self.real, seed=0).value
+        value = wasserstein(made.x.double(), self.real, seed=0).value
         return Measurement(name=self.headline, value=value, ruler=self._ruler(ruler))
 
     def measure(self, made: Generated, ruler: Ruler) -> tuple[Measurement, ...]:
         """Wasserstein-2, its sliced form, and the KL divergence from the density."""
         points = made.x.double()
         named = {
-            "sliced_wasserstein": metrics.sliced_wasserstein(points, self.real, seed=0),
-            "kl_divergence": metrics.kl_divergence(points, self.density.log_prob),
+            "sliced_wasserstein": sliced_wasserstein(points, self.real, seed=0),
+            "kl_divergence": kl_divergence(points, self.density.log_prob),
         }
         rows = [Measurement(name=name, value=value, ruler=self._ruler(ruler)) for name, value in named.items()]
         return (self.distance(made, ruler), *rows)

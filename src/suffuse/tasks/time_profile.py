@@ -92,7 +92,8 @@ def noise_error(
 ) -> float:
     """Mean squared error of the estimated noise per element, over steps first..last-1 evenly.
 
-    Whatever the network predicts, its estimate is turned into noise: models of all predictions compare.
+    Whatever the network predicts, its estimate is turned into noise: models of all predictions compare, on one path. On
+    another path the same steps are other noise levels.
     """
     drawn = _Sampled.of(model, data, samples, seed)
     spread = first + (torch.arange(samples) * (last - first) / samples).floor()
@@ -113,13 +114,14 @@ class Gradients:
     Attributes:
         norm: Norm of the mean gradient over all batches.
         norm_spread: Standard deviation of the batches' gradient norms over their mean.
-        noise: Squared distance of the batches' gradients from their mean over its squared norm: noise to signal.
+        signal: Squared norm of the true mean gradient over the variance of a batch's: signal to noise. Unbiased, so
+            that it may come out a little below 0 where there is hardly any signal.
         loss_spread: Standard deviation of the batches' losses over their mean.
     """
 
     norm: float
     norm_spread: float
-    noise: float
+    signal: float
     loss_spread: float
 
 
@@ -156,6 +158,7 @@ def gradients_at(
     return Gradients(
         norm=mean.norm().item(),
         norm_spread=(norms.std() / norms.mean()).item(),
-        noise=(variance / mean.square().sum()).item(),
+        # The mean of n gradients holds an n-th of their variance, which is no signal.
+        signal=((mean.square().sum() - variance / batches) / variance).item(),
         loss_spread=(values.std() / values.mean()).item(),
     )

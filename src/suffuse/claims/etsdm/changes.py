@@ -17,8 +17,10 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "straight": ("path.straight_below=100",),
     "min-snr": ("objective.weighting={kind: min_snr, gamma: 5.0}",),
     "p2": ("objective.weighting={kind: p2, k: 1.0, gamma: 1.0}",),
-    # Other targets, with the loss of eps, and the question of a reviewer: the score itself.
+    # Other targets: v with its own loss, which weighs small t more lightly, and with that of eps; the others with that
+    # of eps. The score itself is a reviewer's question.
     "v": ("prediction=v",),
+    "v eps loss": ("prediction=v", "objective.weighting=eps"),
     "x0": ("prediction=x0", "objective.weighting=eps"),
     "score": ("prediction=score", "objective.weighting=eps"),
     "edm": ("prediction=edm", "time=log_sigma", "objective.weighting=eps"),
@@ -55,7 +57,11 @@ CHANGES: dict[str, tuple[str, ...]] = {
 """Arm -> the overrides by which it differs from `none`."""
 
 _NOTES = {
-    "penalty": "a tenth of each batch passes the network twice",
+    "penalty": "strength 100, not tuned; a tenth of each batch passes the network twice",
+    "straight": "other noise levels near clean data: its eps_mse@0 is another quantity",
+    "zero-snr": "v with its own loss; another path: its eps_mse is another quantity",
+    "v": "with its own loss",
+    "v etsdm": "with its own loss",
     "dit": "another network than the other arms",
     "dit etsdm": "another network than the other arms",
 }

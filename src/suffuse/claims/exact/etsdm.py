@@ -17,8 +17,8 @@ __all__ = ["PerfectSampling", "PriceOfSharing", "Singularity"]
 class Singularity(ExactPart):
     """How fast the best network changes in time, on eight Gaussians in the plane or on two random subspaces.
 
-    Values: K@i per length of the path at the indices i of a table of a thousand, K_ratio (K@0 over K@400), and
-    exponent: p of K(t) ~ t**p as t -> 0 on the closed form of the same path.
+    Values: K@i per length of the path at the indices i of a table of a thousand, and exponent: p of K(t) ~ t**p as
+    t -> 0 where the path is a closed form.
 
     Attributes:
         path: A closed form, or a table of a thousand steps, which has no exponent.
@@ -44,7 +44,6 @@ class Singularity(ExactPart):
             path=self.path, prediction=self.prediction, density=density, times=list(times.values()), seed=seed
         )
         values = {f"K@{step}": found[t] for step, t in times.items()}
-        values["K_ratio"] = values["K@0"] / values["K@400"]
         if self.path.indices is None:
             values["exponent"] = limit_exponent(path=self.path, prediction=self.prediction, density=density, seed=seed)
         return values
@@ -93,7 +92,8 @@ class PerfectSampling(ExactPart):
     """How well few-step solvers sample from the best networks: told all, told the shared time, or told it too late.
 
     Values: told_all_ddim@10, shared_ddim@10, too_late_ddim@10, and so on for DPM-Solver++ and other step counts;
-    `shared_over_ddim@10` is the ratio of the second to the first.
+    `shared_over_ddim@10` is the ratio of the second to the first, and floor_ddim@10 what as many points of the mixture
+    itself score.
 
     Attributes:
         ambient: Dimensions of the space.
@@ -115,6 +115,7 @@ class PerfectSampling(ExactPart):
                 f"told_all_{place}": row.exact,
                 f"shared_{place}": row.shared,
                 f"too_late_{place}": row.plugged,
+                f"floor_{place}": row.floor,
                 f"shared_over_{place}": row.shared / row.exact,
             }
         return values

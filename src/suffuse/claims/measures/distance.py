@@ -22,8 +22,7 @@ class Distance(MeasurePart):
     Attributes:
         solver: How the samples are drawn, on evenly spaced times.
         nfe: Network evaluations a sample.
-        samples: How many.
-        seed: Of the samples.
+        samples: How many. They are drawn with another seed for every seed of training, the same for all arms.
         told: What the network is told while sampling, where that shall differ from training.
     """
 
@@ -31,15 +30,15 @@ class Distance(MeasurePart):
     solver: Solver = DDIM()
     nfe: int = Field(default=10, ge=1)
     samples: int = Field(default=1000, ge=6)
-    seed: int = 1
     told: TimeCondition | None = None
     judged: ClassVar[bool] = True
     source: ClassVar[tuple[str, ...]] = (
         "suffuse.sampling.loop",
         "suffuse.sampling.grid",
-        "suffuse.metrics.frechet",
-        "suffuse.metrics.features",
-        "suffuse.training.extractor",
+        "suffuse.claims.judging",
+        "suffuse.tasks.generate",
+        "suffuse.tasks.judge",
+        "suffuse.training.sample_conditions",
     )
 
     @property
@@ -49,15 +48,17 @@ class Distance(MeasurePart):
         return f"distance_{self.solver.kind}{changed}@{self.nfe}"
 
     def of(self, bench: Bench) -> dict[str, float]:
-        """One distance."""
+        """The distance, and the seconds that the samples took."""
+        seed = 1 + (bench.run.recipe.training.seed if bench.run.recipe else 0)
         run, settings = bench.run, SamplingSettings(solver=self.solver, grid=Uniform(steps=self.nfe), batch=500)
         trained = run.model.time
         try:
             run.model.time = self.told or trained
-            made = generate(run, self.samples, settings, seed=self.seed)
+            made = generate(run, self.samples, settings, seed=seed)
         finally:
             run.model.time = trained
-        return {self.name: bench.judge().distance(made, ruler_of(run, settings, made, self.seed)).value}
+        found = bench.judge().distance(made, ruler_of(run, settings, made, seed)).value
+        return {self.name: found, self.name.replace("distance", "seconds", 1): made.seconds}
 
     def smaller(self) -> Distance:
         """Few samples in few steps."""

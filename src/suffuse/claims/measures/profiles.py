@@ -13,7 +13,10 @@ from suffuse.objectives import Denoising
 from suffuse.tasks.time_profile import gradients_at, network_lipschitz, noise_error, told_alike
 from suffuse.training.metrics_log import read_metrics
 
-__all__ = ["GradientProfile", "NoiseErrors", "TimeLipschitz", "TrainingSteadiness"]
+__all__ = ["LOG_EVERY", "GradientProfile", "NoiseErrors", "TimeLipschitz", "TrainingSteadiness"]
+
+LOG_EVERY = 10
+"""Steps between the lines of an arm's log: the steadiness of training is read from it."""
 
 _BANDS = (0, 100, 400, 1000)  # near clean data, in the middle, near noise
 
@@ -22,8 +25,8 @@ class TimeLipschitz(MeasurePart):
     """K(t) of the network's output, per length of the path: its mean near clean data, and along the path.
 
     Values: K_near and K_middle (means over the first hundred steps and over steps 400 to 499 of a thousand), K_first
-    (the first step), K_inside (the largest where the network is told the same at both times; 0 when it never is), and
-    K@step.
+    (the first step), K_inside (the largest where the network is told the same at both times; absent when it never is),
+    and K@step.
 
     Attributes:
         samples: Noisy samples at each time.
@@ -34,7 +37,7 @@ class TimeLipschitz(MeasurePart):
     samples: int = Field(default=64, ge=1)
     every: int = Field(default=1, ge=1)
     source: ClassVar[tuple[str, ...]] = ("suffuse.tasks.time_profile",)
-    _shown: ClassVar[tuple[int, ...]] = (0, 1, 2, 5, 10, 20, 40, 60, 80, 99)
+    _shown: ClassVar[tuple[int, ...]] = (0, 1, 2, 5, 10, 19, 20, 30, 39, 40, 59, 60, 79, 80, 99)
 
     def of(self, bench: Bench) -> dict[str, float]:
         """Means and a profile."""
@@ -53,7 +56,7 @@ class TimeLipschitz(MeasurePart):
             "K_near": statistics.fmean(found[step] for step in near),
             "K_middle": statistics.fmean(found[step] for step in middle),
             "K_first": found[0],
-            "K_inside": max(inside, default=0.0),
+            **({"K_inside": max(inside)} if inside else {}),
             **{f"K@{step}": found[step] for step in (*self._shown, *far)},
         }
 
@@ -86,10 +89,10 @@ class NoiseErrors(MeasurePart):
 
 
 class GradientProfile(MeasurePart):
-    """Steadiness of loss and gradient at the final weights, in three bands of time.
+    """Steadiness of loss and gradient at the averaged final weights, in three bands of time.
 
-    Values, by band: grad_norm@0, grad_spread@0 (spread of the batches' gradient norms over their mean), grad_noise@0
-    (noise to signal of the gradients), loss_spread@0.
+    Values, by band: grad_norm@0, grad_spread@0 (spread of the batches' gradient norms over their mean), grad_signal@0
+    (signal to noise of the gradients), loss_spread@0.
 
     Attributes:
         batches, batch: How many batches of how many samples.
@@ -118,7 +121,7 @@ class GradientProfile(MeasurePart):
             values |= {
                 f"grad_norm@{first}": found.norm,
                 f"grad_spread@{first}": found.norm_spread,
-                f"grad_noise@{first}": found.noise,
+                f"grad_signal@{first}": found.signal,
                 f"loss_spread@{first}": found.loss_spread,
             }
         return values
