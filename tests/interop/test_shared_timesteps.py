@@ -19,8 +19,10 @@ from suffuse.base.errors import UsageError
 from suffuse.interop.convert import to_diffusers, to_suffuse
 from suffuse.models.conditioner import ClassLabel
 from suffuse.models.config import ModelConfig
+from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_model, save_model
 from suffuse.networks import DiT, UNet
+from suffuse.networks.external import DiffusersNetwork
 from suffuse.networks.part import seeded
 from suffuse.process import VP, Eps, SharedTimesteps
 
@@ -641,3 +643,15 @@ def test_a_folder_without_its_entry_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(config))
     with pytest.raises(UsageError, match="has no entry 'shared_timesteps'"):
         to_suffuse(tmp_path / "theirs", tmp_path / "ours")
+
+
+def test_our_wrapper_takes_a_shared_network_and_solvers_then_share_too() -> None:
+    with seeded(0):
+        model = unet()
+    share_timesteps(model, below=100, intervals=5)
+    denoiser = Denoiser(DiffusersNetwork(model), path=VP(steps=1000), prediction=Eps())
+    x = noise(2, 3, 8, 8)
+    with torch.no_grad():
+        raw = [denoiser.evaluate(x, t).raw for t in (20.0, 39.0, 40.0)]
+    assert torch.equal(raw[0], raw[1])
+    assert not torch.equal(raw[0], raw[2])

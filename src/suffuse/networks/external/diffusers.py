@@ -27,7 +27,7 @@ class DiffusersNetwork(Network):
     """A diffusers network that keeps our contract.
 
     Supported: `UNet2DModel`, `UNet2DConditionModel` and `DiTTransformer2DModel` with all their blocks;
-    `SD3Transformer2DModel` as a whole.
+    `SD3Transformer2DModel` as a whole; and subclasses of these.
 
     Conditions: `cond.tokens` goes to cross-attention. Networks that embed labels themselves (`label_count` is not None)
     take raw label numbers as `cond.vector`, (B, 1) of an integer type, which the conditioner `label_number` gives. A
@@ -50,12 +50,14 @@ class DiffusersNetwork(Network):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         name = type(model).__name__
-        if name not in _ADAPTERS:
+        # A subclass keeps its parent's blocks and call, as the networks of `interop.shared_timesteps` do.
+        known = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in _ADAPTERS), None)
+        if known is None:
             raise unknown_name("diffusers network", name, _ADAPTERS)
         if getattr(model, "is_cache_enabled", False):  # only some classes have the attribute
             raise UsageError(f"{name} has a cache of diffusers switched on; call disable_cache() first")
         self.model = model.eval()
-        self._arguments, make_map = _ADAPTERS[name]
+        self._arguments, make_map = _ADAPTERS[known]
         self._map = make_map(model)
         self.graph, self.widths = self._map.graph, self._map.widths
         config: Mapping[str, Any] = model.config  # type: ignore[assignment]  # a frozen dict
