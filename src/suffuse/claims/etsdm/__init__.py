@@ -17,6 +17,7 @@ from suffuse.claims.etsdm.trained import (
     DIGITS,
     FIT,
     FULL,
+    LONGER,
     MNIST,
     MNIST_DATA,
     TOO_LATE,
@@ -156,6 +157,13 @@ CLAIMS: tuple[Claim, ...] = (
         "distance from the best network; the more so when the embedding of time is smooth.",
         "expected, if the paper's gain comes from what networks fail to fit",
         long=FIT,
+    ),
+    _claim(
+        "longer",
+        "suffuse",
+        "With twelve times the training of the small tier, sharing overtakes the baseline.",
+        "expected, if the paper's gain shows only in networks that are trained to the end",
+        long=LONGER,
     ),
     _claim(
         "perfect-sampling",

@@ -24,6 +24,7 @@ __all__ = [
     "DIGITS",
     "FIT",
     "FULL",
+    "LONGER",
     "MNIST",
     "MNIST_DATA",
     "TOO_LATE",
@@ -234,6 +235,17 @@ def breadth(
         ),
         columns=_COLUMNS,
     )
+
+
+LONGER = Experiment(
+    arms=arms("digits-ddpm", "none", "etsdm"),
+    shared=(*DIGITS, "steps=3000", "checkpoint_every=500"),
+    measures=(*_distances(1000, 10, 20, 50), NoiseErrors(), TimeLipschitz()),
+    criteria=tuple(
+        _ratio(value, "etsdm", "none", most=1.0) for value in ("distance_ddim@50", "distance_dpmpp@20", "eps_mse@0")
+    ),
+    columns=(*(f"distance_{solver}@{nfe}" for solver in ("ddim", "dpmpp") for nfe in (10, 20, 50)), "eps_mse@0"),
+)
 
 
 def stability(recipe: str, shared: tuple[str, ...], data: str | None) -> Experiment:
