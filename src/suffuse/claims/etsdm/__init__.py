@@ -161,7 +161,7 @@ CLAIMS: tuple[Claim, ...] = (
     _claim(
         "longer",
         "suffuse",
-        "With twelve times the training of the small tier, sharing overtakes the baseline.",
+        "With eight times the training of the small tier, sharing overtakes the baseline.",
         "expected, if the paper's gain shows only in networks that are trained to the end",
         long=LONGER,
     ),

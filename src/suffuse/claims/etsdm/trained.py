@@ -239,7 +239,7 @@ def breadth(
 
 LONGER = Experiment(
     arms=arms("digits-ddpm", "none", "etsdm"),
-    shared=(*DIGITS, "steps=3000", "checkpoint_every=500"),
+    shared=(*DIGITS, "steps=2000", "checkpoint_every=500"),
     measures=(*_distances(1000, 10, 20, 50), NoiseErrors(), TimeLipschitz()),
     criteria=tuple(
         _ratio(value, "etsdm", "none", most=1.0) for value in ("distance_ddim@50", "distance_dpmpp@20", "eps_mse@0")
