@@ -35,7 +35,6 @@ CHANGES: dict[str, tuple[str, ...]] = {
     # Ablations.
     "below 300": ("time={kind: shared, below: 300, intervals: 5}",),
     "1 interval": ("time={kind: shared, below: 100, intervals: 1}",),
-    "20 intervals": ("time={kind: shared, below: 100, intervals: 20}",),
     "uneven": ("time={kind: shared, below: 100, intervals: 5, power: 2.0}",),
     # Other paths and networks.
     "cosine": ("path={kind: vp, schedule: cosine, steps: 1000}",),
@@ -51,8 +50,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
     # The network is told t / 100: an embedding without steep sinusoids cannot hide the singularity.
     "smooth": ("time={kind: identity, scale: 0.01}",),
     "smooth etsdm": ("time={kind: shared, below: 100, intervals: 5, then: {kind: identity, scale: 0.01}}",),
-    "dit": ("network={kind: dit, width: 96, depth: 4, heads: 3, patch: 2}",),
-    "dit etsdm": ("network={kind: dit, width: 96, depth: 4, heads: 3, patch: 2}", _SHARED),
+    "dit": ("network={kind: dit, width: 64, depth: 2, heads: 2, patch: 2}",),
+    "dit etsdm": ("network={kind: dit, width: 64, depth: 2, heads: 2, patch: 2}", _SHARED),
 }
 """Arm -> the overrides by which it differs from `none`."""
 

@@ -193,13 +193,12 @@ def alternatives(recipe: str, shared: tuple[str, ...], data: str | None, *others
 
 
 ABLATION = Experiment(
-    arms=arms("digits-ddpm", "none", "etsdm", "below 300", "1 interval", "20 intervals", "uneven"),
+    arms=arms("digits-ddpm", "none", "etsdm", "below 300", "1 interval", "uneven"),
     shared=DIGITS,
     measures=(*_BRIEF, NoiseErrors()),
     criteria=(
         _ratio("distance_ddim@50", "1 interval", "etsdm", least=1.0),
         _ratio("distance_ddim@50", "below 300", "etsdm", least=1.0),
-        _ratio("distance_ddim@50", "20 intervals", "etsdm", least=0.9, most=1.1),
         _ratio("distance_ddim@50", "uneven", "etsdm", least=0.9, most=1.1),
     ),
     columns=_COLUMNS,
