@@ -58,13 +58,18 @@ def _draw_curves(plot: Plot, curves: dict[tuple[str, str], dict[float, Interval]
         label = arm if len(plot.values) == 1 else f"{arm}, {name}"
         line = axis.plot(places, [point.estimate for point in curve.values()], "o-", ms=3, lw=1.2, label=label)[0]
         if all(point.seeds > 1 for point in curve.values()):
-            low, high = ([getattr(point, end) for point in curve.values()] for end in ("low", "high"))
+            high = [point.high for point in curve.values()]
+            # What is never negative has no negative uncertainty; Student's t does not know that.
+            floor = 0.0 if all(point.estimate >= 0 for point in curve.values()) else float("-inf")
+            low = [max(point.low, floor) for point in curve.values()]
             axis.fill_between(places, low, high, color=line.get_color(), alpha=0.15, lw=0)
     _finish(plot, axis)
     axis.set(xscale="log" if "x" in plot.log else "linear")
     if "y" in plot.log:  # zeros have no logarithm, and are what sharing is about
-        zeros = any(point.estimate <= 0 for curve in curves.values() for point in curve.values())
-        axis.set_yscale("symlog", linthresh=1) if zeros else axis.set_yscale("log")
+        least = min(point.estimate for curve in curves.values() for point in curve.values())
+        axis.set_yscale("symlog", linthresh=1) if least <= 0 else axis.set_yscale("log")
+        if least == 0:
+            axis.set_ylim(bottom=-0.2)  # the zeros stand a little above the frame
     axis.legend(fontsize=7)
     save_figure(figure, path)
 

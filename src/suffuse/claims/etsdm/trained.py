@@ -106,9 +106,9 @@ _PROFILE = Plot(
     name="lipschitz",
     values=("K",),
     title="Change of the network in time",
-    xlabel="step of a thousand, from clean data",
+    xlabel="step of a thousand, from clean data (plus 1)",
     ylabel="K(t) per length of the path",
-    log="y",
+    log="xy",
 )
 
 
