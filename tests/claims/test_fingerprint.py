@@ -70,6 +70,12 @@ def test_a_measure_reaches_its_solver_and_no_other() -> None:
     assert measure_identity(NoiseErrors(samples=8))["part"] != measure_identity(NoiseErrors())["part"]
 
 
+def forget() -> None:
+    """What was read of the source."""
+    for cache in (fingerprint._tree, fingerprint._code, fingerprint._hash_of):
+        cache.cache_clear()
+
+
 def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "suffuse"
     (package / "process").mkdir(parents=True)
@@ -79,8 +85,7 @@ def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path: Path, monk
 
     def hashed(text: str) -> str:
         one.write_text(text)
-        fingerprint._tree.cache_clear()
-        fingerprint._code.cache_clear()
+        forget()
         return source_hash(["suffuse.process.one"])
 
     plain = hashed('def f(x):\n    return x + "# 1"\n')
@@ -90,8 +95,7 @@ def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path: Path, monk
     )
     assert hashed('def f(x):\n    return x + "# 2"\n') != plain
     assert hashed('def f(x):\n    return x + "" """not a docstring"""\n') != plain
-    fingerprint._tree.cache_clear()
-    fingerprint._code.cache_clear()
+    forget()
 
 
 def test_names_of_a_package_lead_to_their_modules() -> None:

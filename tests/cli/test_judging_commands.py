@@ -98,7 +98,7 @@ def test_comparison_measures_every_run_solver_and_cost_with_one_ruler(
     found = json.loads((tmp_path / "comparison.json").read_text())
     names = [f"{run} {solver}" for run in ("labelled", "flowing") for solver in ("ddim", "dpmpp")]
     assert [(p["name"], p["nfe"]) for p in found["points"]] == [(name, nfe) for name in names for nfe in (1.0, 3.0)]
-    axes = ("solver", "grid", "nfe", "guidance", "weights")
+    axes = ("solver", "grid", "nfe", "guidance", "weights", "conditions")
     rulers = [{k: v for k, v in p["quality"]["ruler"].items() if k not in axes} for p in found["points"]]
     assert rulers == rulers[:1] * 8
     assert (rulers[0]["samples"], rulers[0]["seed"]) == (16, 5)
@@ -106,7 +106,8 @@ def test_comparison_measures_every_run_solver_and_cost_with_one_ruler(
         assert f"| {point['name']} | {point['nfe']:g} | " in said.out
     assert "| two halves of the real data, half the count |" in said.out
     assert "16 samples of seed 5; features fd_digits_classes; reference digits, 1797 samples" in said.out
-    assert "Mind:" not in said.out
+    # One run is told classes and the other nothing: that is said, and nothing else differs.
+    assert "Mind: different rulers for fd_digits_classes: conditions (label | None)." in said.out
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert not (labelled / "comparison.json").exists(), "with --out nothing is written beside the model"
 

@@ -150,12 +150,12 @@ class Work:
         return files.read_json(_model(self.store, self.key) / _DONE)
 
 
-def made_here() -> dict[str, str]:
+def _made_here() -> dict[str, str]:
     """When, from which source and on what a figure is made."""
     gpu = torch.cuda.is_available()
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
+        "commit": _commit(),
         "hardware": torch.cuda.get_device_name() if gpu else processor(),
         "threads": str(torch.get_num_threads()),
         "suffuse": suffuse.__version__,
@@ -166,7 +166,7 @@ def made_here() -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=1)
-def commit() -> str:
+def _commit() -> str:
     """The commit of the checkout, marked when files differ from it; the version where there is no checkout."""
     place = ["git", "-C", str(Path(__file__).parent)]
     try:
@@ -217,7 +217,7 @@ def _write(item: Work, key: str, values: Cell) -> None:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise RunError(f"{item.label}: {', '.join(broken)} is not a finite number; the arm cannot be compared")
-    cell = {"format_version": _VERSION, "label": item.label, "model": item.key, "values": values, "made": made_here()}
+    cell = {"format_version": _VERSION, "label": item.label, "model": item.key, "values": values, "made": _made_here()}
     files.write_json(_cell(item.store, key), cell)
 
 
@@ -236,7 +236,7 @@ def _train(recipe: Recipe, folder: Path, label: str) -> None:
         "seconds": time.perf_counter() - began,
         "resumed": resume,
         "parameters": count_parameters(load_config(folder).network, load_config(folder).shape),
-        "made": made_here(),
+        "made": _made_here(),
     }
     files.write_json(folder / _DONE, facts)
     if (folder / "checkpoints").is_dir():

@@ -186,7 +186,12 @@ def _code(path: Path) -> str:
 
 
 def source_hash(modules: Iterable[str]) -> str:
-    """Hash of the code of modules and of all that they import, see `closure`."""
+    """Hash of the code of modules and of all that they import, see `closure`; files are read once a process."""
+    return _hash_of(frozenset(modules))
+
+
+@functools.lru_cache(maxsize=512)
+def _hash_of(modules: frozenset[str]) -> str:
     found = {}
     for module in closure(modules):
         path = _file(module)
