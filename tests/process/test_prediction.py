@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from suffuse.process import (
     VP,
     X0,
+    ConsistencyPrediction,
     EDMPrediction,
     Eps,
     FlowVelocity,
@@ -90,6 +91,12 @@ def test_targets_are_what_the_papers_say(path: PathPart, moderate_times: Times) 
         EDMPrediction(): (level.sigma * x0 - level.alpha * SIGMA_DATA**2 * eps)
         / (SIGMA_DATA * (level.sigma**2 + (level.alpha * SIGMA_DATA) ** 2) ** 0.5),
     }
+    # EDM's, with the boundary at r_min instead of 0.
+    own = ConsistencyPrediction()
+    beyond, variance = level.sigma - own.r_min * level.alpha, level.sigma**2 + (level.alpha * SIGMA_DATA) ** 2
+    c_skip = level.alpha * SIGMA_DATA**2 / (beyond**2 + (level.alpha * SIGMA_DATA) ** 2)
+    x = level.alpha * x0 + level.sigma * eps
+    meanings[own] = (x0 - c_skip * x) * variance**0.5 / (SIGMA_DATA * beyond)
     assert set(meanings) == set(PREDICTIONS)
     for prediction, target in meanings.items():
         assert_close(prediction.target(x0, eps, level, SIGMA_DATA), target, rtol=1e-9, atol=1e-9)

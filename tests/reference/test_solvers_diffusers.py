@@ -199,7 +199,7 @@ def test_every_step_agrees(case: Case) -> None:
     noise = _Drawn(0, index, generator=torch.Generator().manual_seed(7))
     stepping = {**case.stepping, **({"generator": torch.Generator().manual_seed(7)} if case.drawing else {})}
 
-    def denoise(x: Tensor, t: float, substep: int = 0) -> Estimate:
+    def denoise(x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
         return Estimate(model.denoise(x, t).detach())
 
     state = case.ours.init(x, times, case.path)

@@ -124,7 +124,7 @@ def test_only_the_heun_variant_is_exact_for_a_linear_estimate(path: PathPart) ->
         solver = DPMSolverPP(variant=variant)
         state = solver.init(x, [level.t for level in levels], path)
 
-        def denoise(x: Tensor, t: float, substep: int = 0) -> Estimate:
+        def denoise(x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
             return Estimate(torch.full_like(x, 0.4 + 0.3 * float(path.level(t).half_log_snr)))
 
         _, state = solver.step(denoise, x, state, 0, draws)
@@ -176,7 +176,7 @@ def test_a_solver_remembers_nothing_itself(
     model, noise = mixture(EDM()), Draws(0, torch.arange(6))
     times = EDM().t_of(NODES).tolist()
 
-    def denoise(x: Tensor, t: float, substep: int = 0) -> Estimate:
+    def denoise(x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
         return Estimate(model.denoise(x, t))
 
     starts = [8 * _start(), 5 * _start() + 1]
@@ -236,7 +236,7 @@ def test_a_noise_of_its_own_replaces_the_implied_one(path: PathPart) -> None:
     levels = tuple(path.level(t) for t in path.t_of(NODES[2:4]).tolist())
     x0, other = _start(), Draws(3, torch.arange(6)).normal("start", (1,)).double()
     step, _ = DDIM().step(
-        lambda x, t, substep=0: Estimate(x0, other), x0, OnGrid(path, levels), 0, Draws(0, torch.arange(6))
+        lambda x, t, substep=0, target=None: Estimate(x0, other), x0, OnGrid(path, levels), 0, Draws(0, torch.arange(6))
     )
     torch.testing.assert_close(step, levels[1].alpha * x0 + levels[1].sigma * other, rtol=EXACT, atol=EXACT)
 
@@ -261,7 +261,7 @@ def test_churn_keeps_the_noise_level_it_promises() -> None:
     solver = Heun(churn=1.0, churn_noise=1.1)
     state = solver.init(torch.zeros(batch, 1), [2.0, 1.0], path)
     x, _ = solver.step(
-        lambda x, t, substep=0: Estimate(torch.zeros_like(x)),
+        lambda x, t, substep=0, target=None: Estimate(torch.zeros_like(x)),
         torch.zeros(batch, 1).double(),
         state,
         0,

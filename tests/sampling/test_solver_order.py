@@ -56,7 +56,9 @@ def _error(solver: SolverPart, model: ExactMixture, trajectory: Tensor, steps: i
     x, state = exact[0], solver.init(exact[0], times.tolist(), path)
     for i in range(steps):
         start = exact[i] if i <= warm else x
-        x, state = solver.step(lambda x, t, substep=0: Estimate(model.denoise(x, t)), start, state, i, noise.at(i))
+        x, state = solver.step(
+            lambda x, t, substep=0, target=None: Estimate(model.denoise(x, t)), start, state, i, noise.at(i)
+        )
     return (x - exact[-1]).square().mean().sqrt().item()
 
 

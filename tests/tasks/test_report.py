@@ -68,7 +68,7 @@ def full_report(run: OpenRun, dataset: Dataset) -> Page:
 def test_report_holds_its_pictures(make_run: MakeRun, make_pictures: MakePictures) -> None:
     run = make_run(data=Digits())
     page = full_report(run, make_pictures())
-    names = ("evaluation/samples.png", "comparison.png", "evaluation/nearest.png", "loss.png")
+    names = ("evaluation/samples.png", "comparison.png", "comparison-samples.png", "evaluation/nearest.png", "loss.png")
     assert page.pictures == [(run.folder / name).read_bytes() for name in names]
     for heading in ("Samples", "Figures", "Quality against cost", "Memorisation", "Training", "Recipe"):
         assert heading in page.text
@@ -86,7 +86,7 @@ def test_nothing_that_a_user_names_becomes_markup(make_run: MakeRun, make_pictur
     page = full_report(run, make_pictures(classes=(HOSTILE, "b"), name=HOSTILE))
     assert not page.acting
     assert "script" not in page.tags
-    assert page.tags.count("img") == len(page.pictures) == 4
+    assert page.tags.count("img") == len(page.pictures) == 5
     assert name in page.text, "the folder's name, as it is"
     assert HOSTILE in page.text, "the data's name, as it is"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from suffuse.training.optimiser import build_optimiser, learning_rate, load_optimiser_state, optimiser_state
+from suffuse.training.radam import RAdam
 from suffuse.training.recipe import OptimiserSettings
 
 GRADIENTS = (0.3, -0.1, 0.2, 0.05)
@@ -81,3 +82,41 @@ def test_the_rate_decays_from_its_share_on(decay: str) -> None:
 def test_warm_up_and_decay_multiply() -> None:
     found = rates(OptimiserSettings(lr=1.0, warmup=3, decay="linear"), 4)
     torch.testing.assert_close(found, torch.tensor([1 / 3, 0.5, 0.5, 0.25], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("eps", "decay"), [(1e-8, 0.0), (1e-4, 0.1)])
+def test_radam_is_torch_s_radam(eps: float, decay: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 3), (5,))]
+    mine, theirs = ([nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    settings = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": eps, "weight_decay": decay}
+    fast = RAdam(mine, **settings)  # type: ignore[arg-type]  # numbers by name
+    slow = torch.optim.RAdam(theirs, decoupled_weight_decay=True, **settings)  # type: ignore[arg-type]  # as above
+    for _ in range(40):
+        for a, b in zip(mine, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator, dtype=torch.float64)
+            b.grad = a.grad.clone()
+        fast.step()
+        slow.step()
+        for a, b in zip(mine, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
+    assert fast.param_groups[0]["lr"] == 1e-2
+    assert fast.param_groups[0]["weight_decay"] == decay
+
+
+def test_radam_goes_on_from_its_state() -> None:
+    settings = OptimiserSettings(kind="radam", lr=1e-2)
+    runs = []
+    for stop in (None, 3, 12):
+        named = {"w": nn.Parameter(torch.linspace(-1, 1, 6))}
+        optimiser = build_optimiser(named, settings)
+        for step in range(20):
+            if step == stop:
+                state = optimiser_state(optimiser, named)
+                optimiser = build_optimiser(named, settings)
+                load_optimiser_state(optimiser, named, state)
+            named["w"].grad = torch.sin(named["w"].detach() * (step + 1))
+            optimiser.step()
+        runs.append(named["w"].detach().clone())
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from suffuse.base.errors import UsageError
-from suffuse.data import Dataset
+from suffuse.data import Dataset, GaussianMixture
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.networks import UNet, count_parameters
 from suffuse.objectives import Denoising
@@ -93,8 +93,8 @@ def test_low_resolution_widens_the_network_and_may_be_told_the_classes_too(tiny:
 
 
 def test_a_network_of_another_kind_of_data_is_refused(tiny: Make) -> None:
-    with pytest.raises(UsageError, match=r"an MLP needs data of shape \(D,\), not \(1, 8, 8\)"):
-        tiny().resolve(pictures())
+    with pytest.raises(UsageError, match=r"a U-Net needs data of shape \(C, H, W\)"):
+        tiny().replace(network=UNet(channels=8, groups=4)).resolve(GaussianMixture(count=10).load())
 
 
 @pytest.mark.parametrize(

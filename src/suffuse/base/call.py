@@ -22,6 +22,7 @@ class Call:
         seeds: Keys for the network's own randomness, (B,) int64; None means no randomness (dropout off).
         taps: Names of features that the evaluation shall return.
         previous: Previous estimate of x0, (B, ...), for self-conditioning.
+        target: Time that a flow map shall go to, in the path's unit: (B,), or one float for all; None for its end.
     """
 
     step: int | None = None
@@ -31,6 +32,7 @@ class Call:
     seeds: Tensor | None = None
     taps: tuple[str, ...] = ()
     previous: Tensor | None = None
+    target: float | Tensor | None = None
 
     def replace(self, **changes: Any) -> Call:  # Any: values of any field
         """A copy with some fields changed."""

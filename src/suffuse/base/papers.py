@@ -30,6 +30,34 @@ class Paper:
 
 
 PAPERS: dict[str, Paper] = {
+    "dao2025slct": Paper(
+        "Dao et al.", "Improved Training Technique for Latent Consistency Models", 2025, "arXiv 2502.01441"
+    ),
+    "dou2024rates": Paper(
+        "Dou et al.", "Provable Statistical Rates for Consistency Diffusion Models", 2024, "arXiv 2406.16213"
+    ),
+    "geng2024ect": Paper("Geng et al.", "Consistency Models Made Easy", 2024, "arXiv 2406.14548"),
+    "geng2025meanflow": Paper("Geng et al.", "Mean Flows for One-step Generative Modeling", 2025, "arXiv 2505.13447"),
+    "kim2024ctm": Paper(
+        "Kim et al.",
+        "Consistency Trajectory Models: Learning Probability Flow ODE Trajectory of Diffusion",
+        2024,
+        "arXiv 2310.02279",
+    ),
+    "lee2025tcm": Paper("Lee et al.", "Truncated Consistency Models", 2025, "arXiv 2410.14895"),
+    "pooladian2023multisample": Paper(
+        "Pooladian et al.", "Multisample Flow Matching: Straightening Flows with Minibatch Couplings", 2023, "ICML"
+    ),
+    "song2023consistency": Paper("Song et al.", "Consistency Models", 2023, "arXiv 2303.01469"),
+    "song2024ict": Paper(
+        "Song, Dhariwal", "Improved Techniques for Training Consistency Models", 2024, "arXiv 2310.14189"
+    ),
+    "tong2024improving": Paper(
+        "Tong et al.",
+        "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport",
+        2024,
+        "arXiv 2302.00482",
+    ),
     "alpaydin1998optdigits": Paper(
         "Alpaydin, Kaynak", "Optical Recognition of Handwritten Digits", 1998, "UCI Machine Learning Repository"
     ),
@@ -111,6 +139,9 @@ PAPERS: dict[str, Paper] = {
         "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
         2022,
         "arXiv 2211.01095",
+    ),
+    "liu2020radam": Paper(
+        "Liu et al.", "On the Variance of the Adaptive Learning Rate and Beyond", 2020, "arXiv 1908.03265"
     ),
     "lu2025scm": Paper(
         "Lu, Song", "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", 2025, "arXiv 2410.11081"

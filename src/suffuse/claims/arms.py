@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE, train
 from suffuse.training.signals import Stop
 
-__all__ = ["Cell", "Work", "exact_identity", "measure_identity", "model_identity", "recipe_of", "work"]
+__all__ = ["Cell", "Work", "exact_identity", "measure_identity", "model_folder", "model_identity", "recipe_of", "work"]
 
 _DONE = "arm.json"
 _VERSION = 1
@@ -50,7 +50,13 @@ Cell = dict[str, float]
 """Values of one arm and seed, by name."""
 
 
-def recipe_of(experiment: Experiment, arm: Arm, seed: int, data: Path | None = None) -> Recipe:
+def recipe_of(
+    experiment: Experiment,
+    arm: Arm,
+    seed: int,
+    data: Path | None = None,
+    place: Callable[[Arm], str] | None = None,
+) -> Recipe:
     """The recipe that an arm trains with a seed.
 
     Args:
@@ -58,11 +64,29 @@ def recipe_of(experiment: Experiment, arm: Arm, seed: int, data: Path | None = N
         arm: Which.
         seed: Of weights, data order and noise: the same for all arms, so that they are paired.
         data: File of the data, for experiments that ask for one.
+        place: Folder of the run of an arm that this one builds on; a name that says what it is when None.
     """
+    before = experiment.before(arm)
+    after = "" if before is None else (place or _named(experiment, seed))(before)
     where = () if data is None else (f"data={data}",)
-    recipe = load_recipe(arm.recipe, (*where, *experiment.overrides_of(arm)))
+    overrides = [override.replace("{after}", after) for override in experiment.overrides_of(arm)]
+    recipe = load_recipe(arm.recipe, (*where, *overrides))
     settings = recipe.training.replace(seed=seed, log_every=LOG_EVERY, sample_every=0, keep=1, tensorboard=False)
     return recipe.replace(training=settings)
+
+
+def _named(experiment: Experiment, seed: int) -> Callable[[Arm], str]:
+    """Hash of what an arm trains, for places that have no store."""
+    return lambda arm: digest(model_identity(recipe_of(experiment, arm, seed)))
+
+
+def _names_alone(plain: Any) -> Any:  # Any: JSON values
+    """Folders of runs that a recipe builds on, without their place: in a store the name is the model's key."""
+    if isinstance(plain, dict):
+        return {
+            key: Path(v).name if key == "run" and isinstance(v, str) else _names_alone(v) for key, v in plain.items()
+        }
+    return [_names_alone(item) for item in plain] if isinstance(plain, list) else plain
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:  # Any: JSON values
@@ -74,6 +98,9 @@ def _plain(recipe: Recipe) -> dict[str, Any]:  # Any: JSON values
         found["training"].pop(name, None)
     if "path" in found["data"]:
         found["data"]["path"] = Path(found["data"]["path"]).name
+    for name in ("objective", "init"):
+        if name in found:
+            found[name] = _names_alone(found[name])
     return found
 
 
@@ -119,6 +146,7 @@ class Work:
         measures: Key of a cell -> what to measure.
         exact: The computation, and its seed.
         threads: Threads of the processor: the same for all arms, because sums depend on them.
+        needs: Key of the model that it builds on; None for most.
     """
 
     key: str
@@ -128,6 +156,7 @@ class Work:
     measures: dict[str, MeasurePart]
     exact: tuple[ExactPart, int] | None = None
     threads: int | None = None
+    needs: str | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -147,7 +176,7 @@ class Work:
 
     def trained(self) -> dict[str, Any]:  # Any: JSON values
         """What training cost: steps, seconds, parameters."""
-        return files.read_json(_model(self.store, self.key) / _DONE)
+        return files.read_json(model_folder(self.store, self.key) / _DONE)
 
 
 def _made_here() -> dict[str, str]:
@@ -181,7 +210,8 @@ def _cell(store: Path, key: str) -> Path:
     return store / "cells" / f"{key}.json"
 
 
-def _model(store: Path, key: str) -> Path:
+def model_folder(store: Path, key: str) -> Path:
+    """Where a trained model is."""
     return store / "models" / key
 
 
@@ -202,7 +232,7 @@ def work(item: Work) -> str:
             _write(item, item.key, part.of(seed))
         return item.label
     recipe = parse(Recipe, item.recipe or {})
-    folder = _model(item.store, item.key)
+    folder = model_folder(item.store, item.key)
     if not (folder / _DONE).is_file():
         _train(recipe, folder, item.label)
     with Stop() as stop, stop.interruptible():

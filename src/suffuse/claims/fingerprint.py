@@ -39,6 +39,7 @@ _NUMERIC = (
     "suffuse.training.trainer",
     "suffuse.training.ema",
     "suffuse.training.optimiser",
+    "suffuse.training.radam",
     "suffuse.training.extractor",
     "suffuse.training.sample_conditions",
     "suffuse.tasks.generate",

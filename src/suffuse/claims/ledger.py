@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from suffuse.base.errors import unknown_name
-from suffuse.claims import etsdm
+from suffuse.claims import consistency, etsdm
 from suffuse.claims.protocol import Claim, Experiment
 
 __all__ = ["CLAIMS", "experiments_of", "find_claims"]
 
-CLAIMS: tuple[Claim, ...] = (*etsdm.CLAIMS,)
+CLAIMS: tuple[Claim, ...] = (*etsdm.CLAIMS, *consistency.CLAIMS)
 
 
 def find_claims(name: str) -> tuple[Claim, ...]:
-    """Claims by their key, by their technique's key, or all.
+    """Claims by their key or its first words (`ict` is all of iCT's), by their technique's key, or all.
 
     Raises:
         UsageError: No such claim or technique; the nearest is offered.
     """
-    found = tuple(claim for claim in CLAIMS if name in ("all", claim.key, claim.technique))
+    found = tuple(
+        claim for claim in CLAIMS if name in ("all", claim.key, claim.technique) or claim.key.startswith(f"{name}-")
+    )
     if not found:
         names = {"all", *(claim.technique for claim in CLAIMS), *(claim.key for claim in CLAIMS)}
         raise unknown_name("claim", name, names)

@@ -49,7 +49,7 @@ def alone(store: Path) -> Iterator[None]:
 
 
 def run_all(items: Sequence[Work], jobs: int, on_done: Callable[[str], None]) -> None:
-    """Do all work; an item that fails does not keep the others from being finished.
+    """Do all work; an item that fails does not keep those from being finished that build on none.
 
     Args:
         items: In the order in which they are begun.
@@ -61,13 +61,26 @@ def run_all(items: Sequence[Work], jobs: int, on_done: Callable[[str], None]) ->
         RunError: Items failed, each with its reason, or a process died.
     """
     failed: list[str] = []
-    if jobs == 1 or len(items) < 2:
-        for item in items:
-            _note(lambda item=item: work(item), on_done, failed)  # type: ignore[misc]  # bound at once
-    else:
-        _spread(items, jobs, on_done, failed)
+    for wave in _waves(items):
+        if jobs == 1 or len(wave) < 2:
+            for item in wave:
+                _note(lambda item=item: work(item), on_done, failed)  # type: ignore[misc]  # bound at once
+        else:
+            _spread(wave, jobs, on_done, failed)
+        if failed:
+            break  # what comes later may build on what is missing
     if failed:
         raise RunError(f"{len(failed)} arms failed, the others are kept: {'; '.join(failed)}")
+
+
+def _waves(items: Sequence[Work]) -> Iterator[list[Work]]:
+    """Items in their order, those that build on another one of them in a later wave than it."""
+    waiting = list(items)
+    while waiting:
+        keys = {item.key for item in waiting}
+        wave = [item for item in waiting if item.needs not in keys]
+        yield wave
+        waiting = [item for item in waiting if item.needs in keys]
 
 
 def _note(result: Callable[[], str], on_done: Callable[[str], None], failed: list[str]) -> None:

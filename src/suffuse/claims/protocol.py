@@ -30,7 +30,9 @@ class Arm(Part):
     Attributes:
         name: In tables and plots.
         recipe: Its name in the package.
-        overrides: As on the command line, after those that all arms of the experiment share.
+        overrides: As on the command line, after those that all arms of the experiment share; {after} stands for the
+            folder of the run that it builds on.
+        after: Name of the arm that it builds on, with the same seed: a teacher, or a first stage.
         seeds: Its own seeds; the experiment's when None.
         equal: Whether its budget is the experiment's; False for an arm that says in `note` what it costs.
         note: What a reader must know of it.
@@ -39,6 +41,7 @@ class Arm(Part):
     name: str
     recipe: str
     overrides: tuple[str, ...] = ()
+    after: str | None = None
     seeds: tuple[int, ...] | None = None
     equal: bool = True
     note: str = ""
@@ -195,6 +198,10 @@ class Experiment(Part):
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names):
             raise ValueError(f"arms {names} must have different names")
+        for place, arm in enumerate(self.arms):
+            after = arm.after if isinstance(arm, Arm) else None
+            if after is not None and after not in [other.name for other in self.arms[:place] if isinstance(other, Arm)]:
+                raise ValueError(f"arm {arm.name!r} builds on {after!r}, which must be a trained arm before it")
         for criterion in self.criteria:
             for name in (criterion.arm, criterion.over):
                 if name is not None and name not in names:
@@ -208,6 +215,10 @@ class Experiment(Part):
     def overrides_of(self, arm: Arm) -> tuple[str, ...]:
         """All overrides of a trained arm; its own come last and win."""
         return (*self.shared, *arm.overrides)
+
+    def before(self, arm: Arm) -> Arm | None:
+        """The arm that an arm builds on."""
+        return next((other for other in self.arms if isinstance(other, Arm) and other.name == arm.after), None)
 
     @property
     def protocol(self) -> str:

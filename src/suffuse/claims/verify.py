@@ -11,7 +11,15 @@ from pathlib import Path
 import torch
 
 from suffuse.base.errors import UsageError
-from suffuse.claims.arms import Cell, Work, exact_identity, measure_identity, model_identity, recipe_of
+from suffuse.claims.arms import (
+    Cell,
+    Work,
+    exact_identity,
+    measure_identity,
+    model_folder,
+    model_identity,
+    recipe_of,
+)
 from suffuse.claims.fingerprint import digest
 from suffuse.claims.judging import floor_of, judge_of_data, load_data
 from suffuse.claims.measures import Distance, MeasurePart
@@ -207,20 +215,32 @@ class _Plan:
 
     def _trained(self, experiment: Experiment, arm: Arm, seed: int) -> tuple[str, tuple[str, ...]]:
         recipe = self._recipe(experiment, arm, seed)
-        device = "cuda" if on_gpu(self.settings.device) else "cpu"
-        key = digest([model_identity(recipe), seed, load_data(recipe.data).fingerprint, torch.__version__, device])
+        key, before = self._key(recipe, seed), experiment.before(arm)
+        needs = None if before is None else self._key(self._recipe(experiment, before, seed), seed)
         measures = {digest([key, *self._judged(measure, recipe)]): measure for measure in experiment.measures}
         old = self.works.get(key)
         both: dict[str, MeasurePart] = (old.measures if old else {}) | measures
         label = old.label if old else f"{arm.name} seed {seed}"
-        self.works[key] = Work(key, label, self.settings.store, recipe.dump(), both, None, self.settings.threads)
+        self.works[key] = Work(key, label, self.settings.store, recipe.dump(), both, None, self.settings.threads, needs)
         return key, tuple(measures)
+
+    def _key(self, recipe: Recipe, seed: int) -> str:
+        """Of the model that a recipe makes here."""
+        device = "cuda" if on_gpu(self.settings.device) else "cpu"
+        return digest([model_identity(recipe), seed, load_data(recipe.data).fingerprint, torch.__version__, device])
 
     def _recipe(self, experiment: Experiment, arm: Arm, seed: int) -> Recipe:
         data = self.settings.data if experiment.data else None
         if experiment.data and data is None:
             raise UsageError(f"this tier is trained on {experiment.data}; give its place with --data PATH")
-        recipe = recipe_of(experiment, arm, seed, data)
+
+        def place(before: Arm) -> str:
+            key = self._key(self._recipe(experiment, before, seed), seed)
+            return str(model_folder(self.settings.store, key))
+
+        recipe = recipe_of(experiment, arm, seed, data, place)
+        if self.settings.trial is not None:
+            recipe = recipe.replace(objective=recipe.objective.shortened(recipe.training.steps))
         return recipe.replace(training=recipe.training.replace(device=self.settings.device))
 
     def _judged(self, measure: MeasurePart, recipe: Recipe) -> list[object]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from suffuse import __version__
-from suffuse.cli import compare, convert, evaluate, listing, sample, train, verify
+from suffuse.cli import compare, convert, evaluate, listing, sample, train, tune, verify
 
 __all__ = ["app"]
 
@@ -42,5 +42,6 @@ app.command("train")(train.train_command)
 app.command("sample")(sample.sample_command)
 app.command("eval")(evaluate.eval_command)
 app.command("compare")(compare.compare_command)
+app.command("tune")(tune.tune_command)
 app.command("verify")(verify.verify_command)
 app.command("convert")(convert.convert_command)

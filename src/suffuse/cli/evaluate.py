@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from suffuse.cli.console import bar, note, say
-from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, SolverName, Steps, Weights
+from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, PresetName, SolverName, Steps, Weights
 
 __all__ = ["eval_command"]
 
@@ -22,6 +22,7 @@ def eval_command(
     solver: SolverName = None,
     grid: GridName = None,
     cfg: Guide = None,
+    preset: PresetName = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the samples.")] = None,
     batch: Batch = None,
     precision: Precision = None,
@@ -49,6 +50,7 @@ def eval_command(
         cfg=cfg,
         batch=batch,
         precision=precision,
+        preset=preset,
     )
     settings = settle(opened, asked)
     plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()

@@ -13,6 +13,7 @@ __all__ = [
     "Guide",
     "Nfe",
     "Precision",
+    "PresetName",
     "SolverName",
     "Steps",
     "Weights",
@@ -25,6 +26,9 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Solver steps, instea
 SolverName = Annotated[str | None, typer.Option("--solver", help="Kind, or fields as YAML: '{kind: ddim, eta: 1}'.")]
 GridName = Annotated[str | None, typer.Option("--grid", help="Kind, or fields as YAML: '{kind: karras, rho: 7}'.")]
 Guide = Annotated[float | None, typer.Option("--cfg", help="Scale of classifier-free guidance; 1 is none.")]
+PresetName = Annotated[
+    str | None, typer.Option("--preset", help="A way of sampling that `suffuse tune` found; other options change it.")
+]
 Batch = Annotated[int | None, typer.Option("--batch", help="Samples at a time; changes nothing else.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="Of the network: float32 or bfloat16.")]
 Weights = Annotated[str | None, typer.Option("--weights", help="Which average; the primary one if left out.")]

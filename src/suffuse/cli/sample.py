@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from suffuse.cli.console import bar, say
-from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, SolverName, Steps, Weights
+from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, PresetName, SolverName, Steps, Weights
 
 __all__ = ["sample_command"]
 
@@ -22,6 +22,7 @@ def sample_command(
     solver: SolverName = None,
     grid: GridName = None,
     cfg: Guide = None,
+    preset: PresetName = None,
     label: Annotated[
         str | None, typer.Option("--label", help="Class by name or number; all in turn if left out.")
     ] = None,
@@ -53,6 +54,7 @@ def sample_command(
         cfg=cfg,
         batch=batch,
         precision=precision,
+        preset=preset,
     )
     settings = settle(opened, asked)
     if separate and len(opened.config.shape) != 3:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from suffuse.base.batch import Batch
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws, permutation
 from suffuse.data.dataset import Dataset
+from suffuse.process import CouplingPart, Independent
 
 __all__ = ["Loader"]
 
@@ -35,13 +37,22 @@ class Loader:
         rank: This process.
         world: Number of processes.
         flip: Mirror half of the samples left to right, chosen anew each time one is seen.
+        coupling: Which noise goes with which sample; computed here, so that it hides behind the device's work.
 
     Raises:
         UsageError: The batch cannot be shared evenly, or points shall be mirrored.
     """
 
     def __init__(
-        self, dataset: Dataset, *, batch: int, seed: int, rank: int = 0, world: int = 1, flip: bool = False
+        self,
+        dataset: Dataset,
+        *,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        flip: bool = False,
+        coupling: CouplingPart | None = None,
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch is {batch}; it must be at least 1")
@@ -55,7 +66,9 @@ class Loader:
         if flip and not dataset.is_images:
             raise UsageError(f"data {dataset.name!r} are points, which cannot be mirrored; set flip to false")
         self.dataset, self.total, self.seed, self.flip = dataset, batch, seed, flip
+        self.coupling = coupling or Independent()
         share = batch // world
+        self.coupling.check(share, labelled=dataset.labels is not None)
         self._places = torch.arange(rank * share, (rank + 1) * share)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
@@ -74,7 +87,15 @@ class Loader:
     def at(self, step: int) -> Batch:
         """This process's share of global batch `step`, step >= 0."""
         mirrored = self.draws(step).uniform("data flip") < 0.5 if self.flip else None
-        return self.dataset.batch(self.index(step), mirrored)
+        batch = self.dataset.batch(self.index(step), mirrored)
+        return batch if self.coupling.trivial else self._coupled(batch, self.draws(step))
+
+    def _coupled(self, batch: Batch, draws: Draws) -> Batch:
+        """The batch with the noise that the objective would have drawn, in another order."""
+        assert batch.x0 is not None
+        eps = draws.normal("eps", tuple(batch.x0.shape[1:]))
+        order = self.coupling.order(batch.x0, eps, batch.cond.values.get("label"))
+        return replace(batch, eps=eps[order])
 
     def draws(self, step: int) -> Draws:
         """The randomness of the same samples, keyed by their place in the global batch: equal for any `world`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from suffuse.base.part import Joint, Part
 from suffuse.models.conditioner import ClassLabel, ConditionerPart, LabelNumber, NoCondition
 from suffuse.models.denoiser import Denoiser
+from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.models.low_resolution import LowResolution
 from suffuse.networks import NetworkConfig
 from suffuse.process import Identity, Path, Prediction, TimeCondition
@@ -23,7 +25,7 @@ ConditionerConfig = Annotated[
 
 
 class ModelConfig(Part):
-    """A denoiser as plain data.
+    """A denoiser or a flow map as plain data.
 
     Attributes:
         network: What is learned; its `extra_channels` follow from the conditioner and are filled in.
@@ -34,6 +36,7 @@ class ModelConfig(Part):
         time: What the network is told about the time.
         conditioner: How conditions are embedded.
         sigma_data: Standard deviation of the data, for the EDM prediction.
+        flow_map: What the model can do as a flow map; None for a denoiser.
         classes: Names of the classes, by label.
         weights: Name of what `model.safetensors` holds: an EMA's name, or `raw`.
         others: Names of the other averages, in `ema/`.
@@ -50,6 +53,7 @@ class ModelConfig(Part):
     time: TimeCondition = Identity()
     conditioner: ConditionerConfig = NoCondition()
     sigma_data: float = Field(default=0.5, gt=0)
+    flow_map: FlowMapSettings | None = None
     classes: tuple[str, ...] = ()
     weights: str = "raw"
     others: tuple[str, ...] = ()
@@ -69,7 +73,8 @@ class ModelConfig(Part):
             UsageError: Parts that do not go together.
         """
         network = self.network.build(self.shape, out_channels=self.out_channels, seed=seed)
-        model = Denoiser(
+        kind = Denoiser if self.flow_map is None else functools.partial(FlowMap, settings=self.flow_map)
+        model: Denoiser = kind(
             network,
             path=self.path,
             prediction=self.prediction,

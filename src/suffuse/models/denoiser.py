@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from suffuse.base.call import Call
-from suffuse.base.conditions import Conditions
+from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.models.conditioner import Conditioner, NoCondition
 from suffuse.networks.contract import Network
@@ -103,6 +103,11 @@ class Denoiser(nn.Module):
         value = self.time.told(torch.tensor(t, dtype=torch.float64), self.path).item()
         return torch.full((batch,), value, device=self.device)
 
+    def embed(self, cond: Conditions, batch: int, call: Call) -> Embedding:
+        """What the network gets of the conditions of `batch` samples."""
+        embedded: Embedding = self.conditioner(cond, batch)
+        return embedded
+
     def evaluate(
         self, x: Tensor, t: float | Tensor, cond: Conditions | None = None, call: Call | None = None
     ) -> Evaluation:
@@ -118,7 +123,7 @@ class Denoiser(nn.Module):
         level = self.path.level(t, x) if isinstance(t, Tensor) else self.path.level(t)
         c_skip, c_out = self.prediction.output(level.alpha, level.sigma, self.sigma_data)  # type: ignore[type-var]  # both of one kind
         c_in = self.prediction.c_in(level.alpha, level.sigma, self.sigma_data)  # type: ignore[type-var]  # both of one kind
-        embedded = self.conditioner(cond or Conditions(), len(x))
+        embedded = self.embed(cond or Conditions(), len(x), call)
         output = self.network(
             embedded.beside(x if isinstance(c_in, float) and c_in == 1.0 else c_in * x),
             self.told(t, len(x)),

@@ -1,8 +1,10 @@
-"""MLP for vector data: points in the plane, weight vectors, latents without a grid."""
+"""MLP for vector data (points in the plane, weight vectors) and for images so small that every pixel may see all."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -16,11 +18,14 @@ from suffuse.base.errors import UsageError
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import TimeEmbedding
 from suffuse.networks.blocks.initialise import zero_weights
+from suffuse.networks.blocks.norms import NonScalingLayerNorm
 from suffuse.networks.contract import Network, Output
 from suffuse.networks.execution import call_block, execute
 from suffuse.networks.part import NetworkPart, seeded
 
 __all__ = ["MLP", "MLPNetwork"]
+
+_MOST_PIXELS = 1024
 
 
 class MLP(NetworkPart):
@@ -33,8 +38,10 @@ class MLP(NetworkPart):
         frequencies: Sinusoids of the time embedding.
         freq_shift: Their frequency shift, see `Sinusoids`.
         max_period: Longest period of the time embedding over 2 pi.
+        fourier: Scale of random frequencies of the time embedding, instead of sinusoids; None for sinusoids.
+        norm: Layer norms, or those without a scale (see `NonScalingLayerNorm`).
         dropout: Probability of dropout in each block.
-        extra_channels: Input numbers beyond the data's, for conditions that are concatenated.
+        extra_channels: Input channels beyond the data's, for conditions that are concatenated.
         zero_init: The output starts at zero.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
@@ -46,21 +53,31 @@ class MLP(NetworkPart):
     frequencies: Annotated[int, Field(gt=2, multiple_of=2)] = 64
     freq_shift: Literal[0, 1] = 0
     max_period: Annotated[float, Field(gt=1)] = 1e4
+    fourier: Annotated[float, Field(gt=0)] | None = None
+    norm: Literal["layer", "non_scaling"] = "layer"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     extra_channels: Annotated[int, Field(ge=0)] = 0
     zero_init: bool = True
     checkpointing: bool = False
 
     def build(self, shape: tuple[int, ...], *, out_channels: int | None = None, seed: int = 0) -> MLPNetwork:
-        """Make the network for vectors (D,).
+        """Make the network for vectors (D,), or for images (C, H, W), whose pixels it reads as one vector.
 
         Raises:
-            UsageError: `shape` is not a vector's.
+            UsageError: `shape` is that of an image of more than 1024 pixels.
         """
-        if len(shape) != 1:
-            raise UsageError(f"an MLP needs data of shape (D,), not {shape}; use the network unet or dit for images")
+        pixels = math.prod(shape[1:])
+        if pixels > _MOST_PIXELS:
+            raise UsageError(
+                f"an MLP sees all pixels at once and does not scale to data of shape {shape}; use the network unet or "
+                f"dit, or images of at most {_MOST_PIXELS} pixels"
+            )
         with seeded(seed):
-            return MLPNetwork(self, shape[0], shape[0] if out_channels is None else out_channels)
+            return MLPNetwork(self, shape, shape[0] if out_channels is None else out_channels)
+
+
+def _norm(part: MLP) -> nn.Module:
+    return nn.LayerNorm(part.width) if part.norm == "layer" else NonScalingLayerNorm(part.width)
 
 
 class _Block(nn.Module):
@@ -69,7 +86,7 @@ class _Block(nn.Module):
     def __init__(self, part: MLP, layer: int) -> None:
         super().__init__()
         self.residual = part.residual
-        self.norm = nn.LayerNorm(part.width)
+        self.norm = _norm(part)
         self.inner = nn.Linear(part.width, part.width)
         self.time = nn.Linear(part.width, part.width)
         self.dropout = Dropout(part.dropout, layer)
@@ -84,7 +101,7 @@ class _Block(nn.Module):
 class _Head(nn.Module):
     def __init__(self, part: MLP, out_channels: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(part.width)
+        self.norm = _norm(part)
         self.linear = nn.Linear(part.width, out_channels)
         if part.zero_init:
             zero_weights(self.linear)
@@ -97,20 +114,26 @@ class _Head(nn.Module):
 class MLPNetwork(Network):
     """The live MLP. Blocks: "stem", "blocks.0", "blocks.1", ..., "output"; a block's name is its path."""
 
-    def __init__(self, part: MLP, channels: int, out_channels: int) -> None:
+    def __init__(self, part: MLP, shape: tuple[int, ...], out_channels: int) -> None:
         super().__init__()
         self.part = part
-        self.in_channels = channels + part.extra_channels
+        self.in_channels = shape[0] + part.extra_channels
+        pixels = math.prod(shape[1:])
         self.cond_width = part.width
         self.time = TimeEmbedding(
-            part.frequencies, part.width, freq_shift=part.freq_shift, cosine_first=True, max_period=part.max_period
+            part.frequencies,
+            part.width,
+            freq_shift=part.freq_shift,
+            cosine_first=True,
+            max_period=part.max_period,
+            fourier=part.fourier,
         )
-        self.stem = nn.Linear(self.in_channels, part.width)
+        self.stem = nn.Linear(self.in_channels * pixels, part.width)
         self.blocks = nn.ModuleList(_Block(part, layer) for layer in range(part.depth))
-        self.output = _Head(part, out_channels)
+        self.output = _Head(part, out_channels * pixels)
         names = ["stem", *(f"blocks.{layer}" for layer in range(part.depth)), "output"]
         self.graph = {"stem": (), **{name: (before,) for before, name in pairwise(names)}}
-        self.widths = {name: out_channels if name == "output" else part.width for name in names}
+        self.widths = {name: out_channels * pixels if name == "output" else part.width for name in names}
 
     def forward(
         self,
@@ -122,16 +145,21 @@ class MLPNetwork(Network):
         taps: tuple[str, ...] = (),
         given: Mapping[str, Tensor] | None = None,
     ) -> Output:
-        """Evaluate the MLP on x, (B, D + extra_channels); features are (B, width). See `Network.forward`."""
+        """Evaluate the MLP on x, (B, D + extra_channels) or (B, C + extra_channels, H, W); features are (B, width).
+
+        See `Network.forward`.
+        """
+        flat = x.flatten(1)
         emb = self.time(told, cond)
         checkpointing = self.part.checkpointing and torch.is_grad_enabled()
 
         def compute(name: str, inputs: list[Tensor]) -> Tensor:
             block = self.get_submodule(name)
             if name == "stem":
-                return call_block(block, x, checkpointing=False)
+                return call_block(block, flat, checkpointing=False)
             if name == "output":
                 return call_block(block, *inputs, checkpointing=checkpointing)
             return call_block(block, *inputs, emb, seeds, checkpointing=checkpointing)
 
-        return execute(self, compute, taps=taps, given=given)
+        found = execute(self, compute, taps=taps, given=given)
+        return replace(found, value=found.value.reshape(len(x), -1, *x.shape[2:]))

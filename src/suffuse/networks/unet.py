@@ -18,7 +18,7 @@ from suffuse.networks.blocks.attention import ImageAttention
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import TimeEmbedding
 from suffuse.networks.blocks.initialise import zero_weights
-from suffuse.networks.blocks.norms import GroupNorm, silu
+from suffuse.networks.blocks.norms import Norm, image_norm, silu
 from suffuse.networks.blocks.residual import Downsample, Resample, ResBlock, Upsample
 from suffuse.networks.contract import Network, Output
 from suffuse.networks.execution import call_block, execute
@@ -55,6 +55,9 @@ class UNet(NetworkPart):
         freq_shift: Frequency shift of the time embedding, see `Sinusoids`.
         flip_sin_to_cos: Cosines before sines in the time embedding.
         max_period: Longest period of the time embedding over 2 pi.
+        fourier: Scale of random frequencies of the time embedding, instead of sinusoids; None for sinusoids.
+        norm: Group norms, or layer norms without a scale (see `NonScalingLayerNorm`).
+        skip_scale: Factor on every sum of a branch and its skip; sqrt(1/2) in NCSN++ and DDPM++.
         groups: Groups of all group norms.
         norm_eps: Their epsilon.
         dropout: Probability of dropout in residual blocks.
@@ -80,6 +83,9 @@ class UNet(NetworkPart):
     freq_shift: Literal[0, 1] = 1
     flip_sin_to_cos: bool = False
     max_period: Annotated[float, Field(gt=1)] = 1e4
+    fourier: Annotated[float, Field(gt=0)] | None = None
+    norm: Norm = "group"
+    skip_scale: Annotated[float, Field(gt=0)] = 1.0
     groups: Annotated[int, Field(gt=0)] = 32
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -203,7 +209,7 @@ class _Head(nn.Module):
 
     def __init__(self, part: UNet, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm = GroupNorm(part.groups, channels, part.norm_eps)
+        self.norm = image_norm(part.norm, channels, groups=part.groups, eps=part.norm_eps)
         self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
         if part.zero_init:
             zero_weights(self.conv)
@@ -234,6 +240,7 @@ class UNetNetwork(Network):
             freq_shift=part.freq_shift,
             cosine_first=part.flip_sin_to_cos,
             max_period=part.max_period,
+            fourier=part.fourier,
         )
         self.stem = nn.Conv2d(self.in_channels, widths[0], 3, padding=1)
         self._name("stem", widths[0])
@@ -261,13 +268,23 @@ class UNetNetwork(Network):
             dropout=Dropout(part.dropout, self._layers),
             resample=resample,
             zero_init=part.zero_init,
+            norm=part.norm,
+            scale=part.skip_scale,
         )
 
     def _attention(self, channels: int, *, norm: bool = True) -> ImageAttention:
         part = self.part
         heads = channels // (part.head_channels or channels)
         groups = part.groups if norm else None
-        return ImageAttention(channels, heads, groups=groups, eps=part.norm_eps, zero_init=part.zero_init)
+        return ImageAttention(
+            channels,
+            heads,
+            groups=groups,
+            eps=part.norm_eps,
+            zero_init=part.zero_init,
+            norm=part.norm,
+            scale=part.skip_scale,
+        )
 
     def _way_down(self, level: int, skips: list[str]) -> nn.ModuleDict:
         """The blocks of a level; their names are pushed on `skips`."""

@@ -3,9 +3,23 @@
 from typing import Annotated
 
 from suffuse.base.part import Joint
-from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.base import Following, Objective, ObjectivePart, Progress
+from suffuse.objectives.consistency import Consistency
 from suffuse.objectives.denoising import Denoising, denoising_loss
+from suffuse.objectives.mean_flow import MeanFlow
+from suffuse.objectives.scm import ContinuousConsistency
 
-__all__ = ["Denoising", "Objective", "ObjectiveConfig", "ObjectivePart", "Progress", "denoising_loss"]
+__all__ = [
+    "Consistency",
+    "ContinuousConsistency",
+    "Denoising",
+    "Following",
+    "MeanFlow",
+    "Objective",
+    "ObjectiveConfig",
+    "ObjectivePart",
+    "Progress",
+    "denoising_loss",
+]
 
-ObjectiveConfig = Annotated[ObjectivePart, Joint("objective", Denoising)]
+ObjectiveConfig = Annotated[ObjectivePart, Joint("objective", Denoising, Consistency, ContinuousConsistency, MeanFlow)]

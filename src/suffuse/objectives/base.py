@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffuse.base.batch import Batch
 from suffuse.base.part import Part
 from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser
+from suffuse.models.flow_map import FlowMapSettings
+from suffuse.process import PathPart
 
-__all__ = ["Objective", "ObjectivePart", "Progress"]
+__all__ = ["Following", "Objective", "ObjectivePart", "Progress"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Progress:
 
 
 class Objective(Protocol):
-    """Live objective: a function, or a module when it has heads of its own."""
+    """Live objective: a function, or a module when it has heads or averages of its own.
+
+    One that is a `Following` too is told when the optimiser has moved the weights.
+    """
 
     def __call__(
         self, model: Denoiser, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
@@ -47,10 +52,31 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Following(Protocol):
+    """An objective with weights that follow the model's."""
+
+    def after_step(self, model: nn.Module, progress: Progress) -> None:
+        """Called once the optimiser has moved the model's weights."""
+        ...
+
+
 class ObjectivePart(Part, abc.ABC):
     """Configuration of an objective."""
 
     kind: str
+    condition_dropout: float = 0.0
+
+    def flow_map(self) -> FlowMapSettings | None:
+        """The flow map that it trains; None for a denoiser."""
+        return None
+
+    def check(self, path: PathPart, steps: int) -> None:
+        """Raise a `UsageError` when the objective cannot be trained on the path, or in so many steps."""
+
+    def shortened(self, steps: int) -> Self:
+        """The same objective for a trial of so few steps, whose curriculum would not fit."""
+        return self
 
     @abc.abstractmethod
     def build(self, model: Denoiser) -> Objective:

@@ -3,7 +3,17 @@
 from typing import Annotated
 
 from suffuse.base.part import Joint
-from suffuse.process.noise_levels import LogitNormal, LogNormal, NoiseLevelsPart, UniformIndices, UniformTimes
+from suffuse.process.consistency_prediction import ConsistencyPrediction
+from suffuse.process.coupling import CouplingPart, Independent, OptimalTransport
+from suffuse.process.noise_levels import (
+    LogitNormal,
+    LogNormal,
+    LogStudentT,
+    NoiseLevelsPart,
+    UniformIndices,
+    UniformTimes,
+)
+from suffuse.process.pairs import Curriculum, GapPairs, GridPairs, Pair, PairsPart, sigma_over_alpha, time_at
 from suffuse.process.path import EDM, Flow, Level, PathPart, TrigonometricPath, expand, perturb
 from suffuse.process.prediction import (
     X0,
@@ -27,6 +37,7 @@ from suffuse.process.time_condition import (
     TimeConditionPart,
     near_clean,
 )
+from suffuse.process.transfer import transfer
 from suffuse.process.vp import VP
 from suffuse.process.weighting import (
     P2,
@@ -46,21 +57,33 @@ __all__ = [
     "P2",
     "VP",
     "X0",
+    "ConsistencyPrediction",
     "ConstantTime",
+    "Coupling",
+    "CouplingPart",
+    "Curriculum",
     "EDMPrediction",
     "EDMWeighting",
     "Eps",
     "EpsWeighting",
     "Flow",
     "FlowVelocity",
+    "GapPairs",
+    "GridPairs",
     "Identity",
+    "Independent",
     "Level",
     "LogNormal",
     "LogSigma",
+    "LogStudentT",
     "LogitNormal",
     "MinSNR",
     "NoiseLevels",
     "NoiseLevelsPart",
+    "OptimalTransport",
+    "Pair",
+    "Pairs",
+    "PairsPart",
     "Path",
     "PathPart",
     "PlainWeighting",
@@ -86,14 +109,21 @@ __all__ = [
     "near_clean",
     "perturb",
     "score_of",
+    "sigma_over_alpha",
+    "time_at",
+    "transfer",
     "velocity_of",
     "x0_of_eps",
 ]
 
 Path = Annotated[PathPart, Joint("path", VP, EDM, Flow, TrigonometricPath)]
-Prediction = Annotated[PredictionPart, Joint("prediction", Eps, X0, V, FlowVelocity, Score, EDMPrediction)]
+Prediction = Annotated[
+    PredictionPart, Joint("prediction", Eps, X0, V, FlowVelocity, Score, EDMPrediction, ConsistencyPrediction)
+]
 TimeCondition = Annotated[TimeConditionPart, Joint("time", Identity, SharedTimesteps, LogSigma, Remap, ConstantTime)]
-NoiseLevels = Annotated[NoiseLevelsPart, Joint("noise levels", UniformIndices, UniformTimes, LogNormal, LogitNormal)]
+NoiseLevels = Annotated[
+    NoiseLevelsPart, Joint("noise levels", UniformIndices, UniformTimes, LogNormal, LogitNormal, LogStudentT)
+]
 Weighting = Annotated[
     WeightingPart,
     Joint(
@@ -109,3 +139,5 @@ Weighting = Annotated[
         EDMWeighting,
     ),
 ]
+Pairs = Annotated[PairsPart, Joint("pairs", GridPairs, GapPairs)]
+Coupling = Annotated[CouplingPart, Joint("coupling", Independent, OptimalTransport)]

@@ -7,22 +7,38 @@ leaves no state to save.
 from __future__ import annotations
 
 import abc
+import functools
+import math
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
 from suffuse.base.randomness import Draws
-from suffuse.process.path import PathPart
+from suffuse.process.path import PathPart, check_below
 
-__all__ = ["LogNormal", "LogitNormal", "NoiseLevelsPart", "UniformIndices", "UniformTimes"]
-
+__all__ = [
+    "LogNormal",
+    "LogStudentT",
+    "LogitNormal",
+    "NoiseLevelsPart",
+    "UniformIndices",
+    "UniformTimes",
+    "spread_uniform",
+]
 
 # Below this share of a normal inside the path's range its quantiles lose digits.
 _LEAST_SHARE = 1e-3
+
+
+def spread_uniform(draws: Draws, stream: str) -> Tensor:
+    """Uniform numbers that the samples of a step spread evenly over (0, 1), (B,) float64."""
+    u = (draws.shared_uniform(stream) + draws.index.to(torch.float64) / draws.total) % 1.0
+    # The shared number may land on 0 or 1 to rounding; quantiles of unbounded distributions need the inside.
+    return u.clamp(1e-12, 1 - 1e-12)
 
 
 class NoiseLevelsPart(Part, abc.ABC):
@@ -46,13 +62,7 @@ class NoiseLevelsPart(Part, abc.ABC):
 
     def draw(self, draws: Draws, path: PathPart) -> Tensor:
         """Times for the samples of `draws`, (B,) float64."""
-        if self.stratified:
-            u = (draws.shared_uniform("times") + draws.index.to(torch.float64) / draws.total) % 1.0
-            # The shared number may land on 0 or 1 to rounding; quantiles of unbounded distributions need the inside.
-            u = u.clamp(1e-12, 1 - 1e-12)
-        else:
-            u = draws.uniform("times")
-        return self.quantile(u, path)
+        return self.quantile(spread_uniform(draws, "times") if self.stratified else draws.uniform("times"), path)
 
     def check(self, path: PathPart) -> None:
         """Raise a `UsageError` when the distribution cannot be used on the path."""
@@ -153,6 +163,69 @@ class LogitNormal(NoiseLevelsPart):
         """Normal distribution function of the logit."""
         share = ((t - path.t_min) / (path.t_max - path.t_min)).clamp(0, 1)
         return _normal_cdf((torch.logit(share) - self.mean) / self.std)
+
+
+class LogStudentT(NoiseLevelsPart):
+    """log(sigma / alpha) has Student's t law, between two noise levels: with few degrees of freedom its tail is flat.
+
+    Source: lee2025tcm, Section 4.3.
+
+    Attributes:
+        df: Degrees of freedom; the paper's 0.01 puts a density like 1 / |log| between the ends.
+        mean, scale: Of the law.
+        low, high: Range of sigma / alpha that it is cut to.
+    """
+
+    kind: Literal["log_student_t"] = "log_student_t"
+    df: float = Field(default=0.01, gt=0)
+    mean: float = 0.0
+    scale: float = Field(default=0.2, gt=0)
+    low: float = Field(default=1.0, gt=0)
+    high: float = Field(default=80.0, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogStudentT:
+        check_below(low=self.low, high=self.high)
+        return self
+
+    def quantile(self, u: Tensor, path: PathPart) -> Tensor:
+        """Read off a table of the distribution function: its inverse has no closed form."""
+        logs, shares = (table.to(u.device) for table in _student_table(self))
+        place = torch.searchsorted(shares, u).clamp(1, len(shares) - 1)
+        below, above = shares[place - 1], shares[place]
+        inside = (u - below) / (above - below)
+        return path.t_of(-(logs[place - 1] + inside * (logs[place] - logs[place - 1])))
+
+    def cdf(self, t: Tensor, path: PathPart) -> Tensor:
+        """Of log(sigma / alpha), within the range."""
+        logs, shares = (table.to(t.device) for table in _student_table(self))
+        found = -path.half_log_snr(t)
+        place = torch.searchsorted(logs, found).clamp(1, len(logs) - 1)
+        inside = ((found - logs[place - 1]) / (logs[place] - logs[place - 1])).clamp(0, 1)
+        return shares[place - 1] + inside * (shares[place] - shares[place - 1])
+
+    def check(self, path: PathPart) -> None:
+        """The range must lie on the path."""
+        ends = torch.tensor([path.t_min, path.t_max], dtype=torch.float64)
+        least, most = (-path.half_log_snr(ends)).exp().tolist()
+        if self.low < least * (1 - 1e-9) or self.high > most * (1 + 1e-9):
+            raise UsageError(
+                f"noise levels 'log_student_t' run from sigma / alpha {self.low:g} to {self.high:g}, path "
+                f"{path.kind!r} from {least:g} to {most:g}; narrow noise_levels.low and noise_levels.high"
+            )
+
+
+@functools.lru_cache(maxsize=16)
+def _student_table(part: LogStudentT) -> tuple[Tensor, Tensor]:
+    """log(sigma / alpha) and the distribution function there, dense where the law is narrow: (n,) float64 each."""
+    import numpy as np
+    from scipy.special import stdtr
+
+    low, high = ((math.log(end) - part.mean) / part.scale for end in (part.low, part.high))
+    x = np.sinh(np.linspace(np.arcsinh(low), np.arcsinh(high), 20_001))
+    shares = stdtr(part.df, x)
+    shares = (shares - shares[0]) / (shares[-1] - shares[0])
+    return torch.from_numpy(part.mean + part.scale * x), torch.from_numpy(shares)
 
 
 def _normal_cdf(z: Tensor) -> Tensor:

@@ -6,12 +6,25 @@ from suffuse.base.part import Joint
 from suffuse.sampling.grid import GridPart, Karras, ListedTimes, LogSNR, Quadratic, Uniform
 from suffuse.sampling.guidance import CFG, Guidance, GuidancePart, NoGuidance
 from suffuse.sampling.loop import Model, Samples, sample, sample_batches
-from suffuse.sampling.solvers import DDIM, DDPM, DPMSolverPP, Estimate, Euler, Heun, Solver, SolverPart, transfer
+from suffuse.sampling.solvers import (
+    DDIM,
+    DDPM,
+    Consistency,
+    DPMSolverPP,
+    Estimate,
+    Euler,
+    Heun,
+    MapSteps,
+    Solver,
+    SolverPart,
+    transfer,
+)
 
 __all__ = [
     "CFG",
     "DDIM",
     "DDPM",
+    "Consistency",
     "DPMSolverPP",
     "Estimate",
     "Euler",
@@ -23,6 +36,7 @@ __all__ = [
     "Karras",
     "ListedTimes",
     "LogSNR",
+    "MapSteps",
     "Model",
     "NoGuidance",
     "Quadratic",

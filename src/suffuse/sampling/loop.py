@@ -79,8 +79,8 @@ class _Counter:
 
 
 def _estimator(guided: Denoise, cond: Conditions | None, step: int, steps: int) -> Estimator:
-    def estimate(x: Tensor, t: float, substep: int = 0) -> Estimate:
-        return guided(x, t, cond, Call(step=step, steps=steps, substep=substep))
+    def estimate(x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
+        return guided(x, t, cond, Call(step=step, steps=steps, substep=substep, target=target))
 
     return estimate
 

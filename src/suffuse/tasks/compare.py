@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import parse
+from suffuse.data import to_uint8
 from suffuse.metrics import CostPoint, side_by_side
 from suffuse.metrics.ruler import AXES
 from suffuse.tasks.generate import generate
@@ -18,6 +21,7 @@ from suffuse.tasks.runs import OpenRun, Wanted, settle
 from suffuse.training.recipe import SamplingSettings
 
 __all__ = [
+    "SHEET",
     "Compared",
     "Contender",
     "compare",
@@ -32,6 +36,9 @@ __all__ = [
 _AXES = (*AXES, "weights")
 _FILE, _VERSION = "comparison.json", 1
 _WARM_UP = 8  # samples that are not timed
+_SHOWN = 20  # samples a row of the sheet
+SHEET = "comparison-samples.png"
+"""The sheet of samples, one row a point."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,13 @@ class Compared:
         points: One a run, solver and step count.
         floor: What two halves of the real data score.
         headline: The distance.
+        shown: A few samples of each point, and of the data first, (n, ...) each; nothing when read from a file.
     """
 
     points: tuple[CostPoint, ...]
     floor: float | None
     headline: str
+    shown: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
 
     def dump(self) -> dict[str, Any]:  # Any: JSON values
         """Plain data."""
@@ -121,7 +130,7 @@ def compare(
         seed: Of the samples, the same everywhere.
         on_point: Told before each measurement.
     """
-    points = []
+    points, shown = [], [judge.examples(_SHOWN)]
     # A run's first call pays for what later ones find ready: kernels, memory, libraries. It is not timed.
     for way in {way.run.folder: way for way in ways}.values():
         generate(way.run, min(samples, _WARM_UP), way.settings, seed=seed)
@@ -130,7 +139,8 @@ def compare(
         made = generate(way.run, samples, way.settings, seed=seed)
         quality = judge.distance(made, ruler_of(way.run, way.settings, made, seed))
         points.append(CostPoint(name=way.name, nfe=made.nfe, seconds=made.seconds, quality=quality))
-    return Compared(tuple(points), judge.floor, judge.headline)
+        shown.append(made.x[:_SHOWN])
+    return Compared(tuple(points), judge.floor, judge.headline, tuple(shown))
 
 
 def ruler_words(found: Compared) -> tuple[str, ...]:
@@ -157,12 +167,17 @@ def comparison_table(found: Compared) -> str:
 
 
 def save_comparison(found: Compared, folder: Path) -> None:
-    """Write `comparison.json` and the plot `comparison.png`."""
-    from suffuse.tasks.plots import cost_curves
+    """Write `comparison.json`, the plot `comparison.png` and, of images, the sheet `comparison-samples.png`."""
+    from suffuse.tasks.plots import cost_curves, sample_rows
 
     files.make_folder(folder)
     files.write_json(folder / _FILE, found.dump())
     cost_curves(found.points, found.floor, found.headline, folder / "comparison.png")
+    if found.shown and found.shown[0].ndim == 4:
+        labels = ["real"] + [
+            f"{p.name}, NFE {p.nfe:g}\n{found.headline} {p.quality.value:.3g}, {p.seconds:.2f} s" for p in found.points
+        ]
+        sample_rows([*zip(labels, map(to_uint8, found.shown), strict=True)], folder / SHEET)
 
 
 def read_comparison(folder: Path) -> Compared | None:

@@ -112,6 +112,10 @@ class Judge(abc.ABC):
         """All measures of a set of samples."""
 
     @abc.abstractmethod
+    def examples(self, n: int) -> Tensor:
+        """The first n of the reference data, at most, (n, ...)."""
+
+    @abc.abstractmethod
     def distance(self, made: Generated, ruler: Ruler) -> Measurement:
         """The headline alone: what comparisons need."""
 
@@ -150,6 +154,17 @@ class ImageJudge(Judge):
             reference=self.reference.fingerprint,
             reference_count=self.reference.count,
         )
+
+    def examples(self, n: int) -> Tensor:
+        """Images in [-1, 1], one class after the other where there are classes, as samples are."""
+        labels, count = self.dataset.labels, len(self.index)
+        order = list(range(min(n, count)))
+        if labels is not None and len(self.dataset.classes) > 1:
+            mine = torch.from_numpy(labels)[self.index]
+            rows = [(mine == label).nonzero()[:, 0] for label in range(len(self.dataset.classes))]
+            places = ((i // len(rows), rows[i % len(rows)]) for i in range(n))
+            order = [int(row[place]) for place, row in places if place < len(row)]
+        return self._images(self.index[order])
 
     def _features(self, made: Generated) -> NDArray[np.float32]:
         return extract(self.extractor, map(_shown, torch.split(made.x, _BATCH)))
@@ -224,6 +239,10 @@ class PointJudge(Judge):
             reference=self.reference.fingerprint,
             reference_count=self.reference.count,
         )
+
+    def examples(self, n: int) -> Tensor:
+        """Points of the density."""
+        return self.real[:n].float()
 
     def distance(self, made: Generated, ruler: Ruler) -> Measurement:
         """Exact Wasserstein-2 distance."""

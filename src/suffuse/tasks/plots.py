@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from suffuse.base import files
@@ -15,7 +17,7 @@ from suffuse.metrics import CostPoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["cost_curves", "loss_curve", "new_figure", "save_figure", "scatter"]
+__all__ = ["cost_curves", "loss_curve", "new_figure", "sample_rows", "save_figure", "scatter"]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -61,6 +63,27 @@ def cost_curves(points: Sequence[CostPoint], floor: float | None, headline: str,
     axes[0].set_xticks(costs, [f"{cost:g}" for cost in costs])
     axes[0].set_ylabel(headline)
     axes[0].legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def sample_rows(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> None:
+    """Pictures in rows, each with its label.
+
+    Args:
+        rows: Label and pictures (n, H, W, C) of each; the first row stands apart.
+        path: PNG file.
+    """
+    from suffuse.data.pictures import contact_sheet
+
+    sheets = [contact_sheet(pictures, columns=len(pictures)) for _, pictures in rows]
+    width = 11.0
+    height = width * 0.78 * sheets[0].height / sheets[0].width
+    figure = new_figure(width, len(rows) * (height + 0.06) + 0.15)
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axis, (label, _), sheet in zip(axes, rows, sheets, strict=True):
+        axis.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_axis_off()
+        axis.text(-0.01, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=8)
     save_figure(figure, path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from suffuse.base import files
-from suffuse.tasks.compare import Compared, read_comparison, ruler_words
+from suffuse.tasks.compare import SHEET, Compared, read_comparison, ruler_words
 from suffuse.tasks.evaluate import FOLDER, read_evaluation
 from suffuse.tasks.plots import loss_curve
 from suffuse.training.metrics_log import read_metrics
@@ -98,6 +98,7 @@ def _comparison(found: Compared, folder: Path) -> list[str]:
         "<h2>Quality against cost</h2>",
         _picture(folder / "comparison.png", "distance against evaluations and seconds", "plot"),
         _table(("run and solver", "NFE", "seconds", found.headline), rows),
+        *([_picture(folder / SHEET, "samples, one row a point", "plot")] if (folder / SHEET).is_file() else []),
         *(f"<p class='ruler'>{html.escape(words)}</p>" for words in ruler_words(found)),
     ]
 

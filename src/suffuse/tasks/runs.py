@@ -17,6 +17,7 @@ from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_model, local_folder
 from suffuse.sampling import CFG, Grid, GuidancePart, NoGuidance, Solver
+from suffuse.tasks.presets import load_preset
 from suffuse.training.recipe import Recipe, SamplingSettings
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE
@@ -66,6 +67,7 @@ class Wanted:
         cfg: Scale of classifier-free guidance.
         batch: Samples at a time.
         precision: Of the network, float32 or bfloat16.
+        preset: Name of a preset in the run's folder, to which the other wishes are changes.
     """
 
     solver: str | Mapping[str, Any] | None = None  # Any: fields of a part
@@ -75,6 +77,7 @@ class Wanted:
     cfg: float | None = None
     batch: int | None = None
     precision: str | None = None
+    preset: str | None = None
 
 
 def open_run(name: str | Path, *, weights: str | None = None, device: str = "auto") -> OpenRun:
@@ -135,7 +138,7 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
     Raises:
         UsageError: A wish that cannot be met: unknown part, too few evaluations, guidance without conditions.
     """
-    base = run.sampling
+    base = run.sampling if wanted.preset is None else load_preset(run.folder, wanted.preset).sampling
     solver = base.solver if wanted.solver is None else _part(Solver, wanted.solver, "sampling")
     grid = base.grid
     if wanted.grid is not None:

@@ -9,7 +9,9 @@ from suffuse.data import Data
 from suffuse.models.config import ConditionerConfig
 from suffuse.networks import NetworkConfig
 from suffuse.objectives import ObjectiveConfig
-from suffuse.process import NoiseLevels, Path, Prediction, TimeCondition, Weighting
+from suffuse.objectives.pair_metric import PairMetric
+from suffuse.objectives.targets import TargetWeights
+from suffuse.process import Coupling, Curriculum, NoiseLevels, Pairs, Path, Prediction, TimeCondition, Weighting
 from suffuse.sampling import Grid, Guidance, Solver
 
 __all__ = ["JOINTS"]
@@ -35,6 +37,11 @@ JOINTS: dict[str, Joint] = {
             ObjectiveConfig,
             NoiseLevels,
             Weighting,
+            Pairs,
+            Curriculum,
+            PairMetric,
+            TargetWeights,
+            Coupling,
             Solver,
             Grid,
             Guidance,

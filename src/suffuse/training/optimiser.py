@@ -1,4 +1,4 @@
-"""The optimiser: a fused AdamW, its learning rate by step, and its state by parameter name."""
+"""The optimiser: AdamW or RAdam in one update, its learning rate by step, and its state by parameter name."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from suffuse.training.radam import RAdam
 from suffuse.training.recipe import OptimiserSettings
 
 __all__ = ["build_optimiser", "learning_rate", "load_optimiser_state", "optimiser_state"]
 
 
-def build_optimiser(named: Mapping[str, nn.Parameter], settings: OptimiserSettings) -> torch.optim.AdamW:
+def build_optimiser(named: Mapping[str, nn.Parameter], settings: OptimiserSettings) -> torch.optim.Optimizer:
     """One fused update for all parameters."""
+    params, lr, betas = list(named.values()), settings.lr, settings.betas
+    if settings.kind == "radam":
+        return RAdam(params, lr=lr, betas=betas, eps=settings.eps, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(
-        list(named.values()),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
+        params, lr=lr, betas=betas, eps=settings.eps, weight_decay=settings.weight_decay, fused=True
     )
 
 

@@ -14,7 +14,8 @@ from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ConditionerConfig, ModelConfig
 from suffuse.networks import NetworkConfig, UNet, count_parameters
 from suffuse.objectives import Denoising, ObjectiveConfig
-from suffuse.process import Identity, Path, Prediction, TimeCondition
+from suffuse.objectives.frozen import FrozenRun
+from suffuse.process import Coupling, Identity, Independent, Path, Prediction, TimeCondition
 from suffuse.sampling import DPMSolverPP, Grid, Guidance, NoGuidance, Solver, Uniform
 
 __all__ = ["EvaluationSettings", "OptimiserSettings", "Recipe", "Resolved", "SamplingSettings", "TrainingSettings"]
@@ -23,9 +24,10 @@ AUTO = Literal["auto"]
 
 
 class OptimiserSettings(Part):
-    """AdamW with warm-up and decay.
+    """AdamW or RAdam with warm-up and decay.
 
     Attributes:
+        kind: `radam` warms up by itself and is what the consistency papers train with.
         lr: Learning rate after warm-up.
         betas: Decays of the two moments.
         eps: Added to the root of the second moment.
@@ -36,7 +38,7 @@ class OptimiserSettings(Part):
         clip: Largest norm of the gradient; None for no clipping.
     """
 
-    kind: Literal["adamw"] = "adamw"
+    kind: Literal["adamw", "radam"] = "adamw"
     lr: float = Field(default=2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
@@ -150,6 +152,8 @@ class Recipe(Part):
         conditioner: `auto` conditions on the data's labels when there are any.
         sigma_data: Standard deviation of the data, for the EDM prediction.
         objective: What is minimised.
+        coupling: Which noise goes with which sample of a batch.
+        init: A finished run whose weights training starts from; fresh weights when None.
         training, optimiser, sampling, evaluation: How.
         out: The run's folder; runs/<name of the recipe> when None.
     """
@@ -164,6 +168,8 @@ class Recipe(Part):
     conditioner: AUTO | ConditionerConfig = "auto"
     sigma_data: float = Field(default=0.5, gt=0)
     objective: ObjectiveConfig = Denoising()
+    coupling: Coupling = Independent()
+    init: FrozenRun | None = None
     optimiser: OptimiserSettings = OptimiserSettings()
     training: TrainingSettings = TrainingSettings()
     sampling: SamplingSettings = SamplingSettings()
@@ -192,6 +198,7 @@ class Recipe(Part):
             time=self.time,
             conditioner=conditioner,
             sigma_data=self.sigma_data,
+            flow_map=self.objective.flow_map(),
             classes=dataset.classes if conditioner.label_count else (),
         )
         notes.append(f"{count_parameters(model.network, dataset.shape):,} parameters in the network")
@@ -212,7 +219,7 @@ class Recipe(Part):
                 f"sampling.guidance {guidance.kind!r} needs a conditional model, but the conditioner is 'none'; use "
                 "sampling.guidance=none, or a conditioner"
             )
-        if isinstance(self.objective, Denoising) and self.objective.condition_dropout == 0:
+        if self.objective.condition_dropout == 0:
             raise UsageError(
                 f"sampling.guidance {guidance.kind!r} needs an unconditional half, but objective.condition_dropout is "
                 "0, so that it is never trained; set it above 0 (0.1 is usual)"

@@ -24,7 +24,8 @@ from suffuse.models.pretrained import save_model
 from suffuse.process.compose import check_process
 from suffuse.sampling import sample
 from suffuse.training.card import model_card
-from suffuse.training.checkpoint import find_latest, load_checkpoint, save_checkpoint
+from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
+from suffuse.training.frozen_parts import PARTS, embedded, located, start_from
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
@@ -81,6 +82,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     noise_levels = getattr(recipe.objective, "noise_levels", None)
     check_process(recipe.path, recipe.prediction, recipe.time, noise_levels)
+    recipe.objective.check(recipe.path, recipe.training.steps)
     times = recipe.sampling.grid.times(recipe.path)
     recipe.sampling.solver.init(torch.zeros(1), times, recipe.path)
     if not isinstance(recipe.conditioner, str):
@@ -111,10 +113,12 @@ def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher |
             # The first process holds the lock for all.
             world.first_alone(lambda: held.enter_context(RunLock(folder)), f"lock {folder}")
             with stop.interruptible():
-                resolved, dataset = _load(recipe, world, watcher)
-                session = _Session(resolved, dataset, folder, world, stop, watcher)
+                kept = world.first_alone(lambda: embedded(recipe, folder), "copy the frozen models")
+                resolved, dataset = _load(kept or embedded(recipe, folder), world, watcher)
+                found = find_latest(folder / CHECKPOINTS)  # of a run that is resumed
+                session = _Session(resolved, dataset, folder, world, stop, watcher, fresh=found.path is None)
                 if resume:
-                    session.resume()
+                    session.resume(found)
             return session.run()
 
 
@@ -130,7 +134,7 @@ def _check_share(settings: TrainingSettings, world: World) -> None:
 
 def _claim(folder: Path, resume: bool) -> None:
     """Make the run's folder, or see that it is a run when resuming; a killed writer's leftovers are removed."""
-    for place in (folder, folder / "ema", folder / "samples"):
+    for place in (folder, folder / "ema", folder / "samples", folder / PARTS):
         if place.is_dir():
             files.clean_staging(place)
     if resume:
@@ -160,13 +164,25 @@ class _Session:
     """One process's part in a run."""
 
     def __init__(
-        self, resolved: Resolved, dataset: Dataset, folder: Path, world: World, stop: Stop, watcher: Watcher
+        self,
+        resolved: Resolved,
+        dataset: Dataset,
+        folder: Path,
+        world: World,
+        stop: Stop,
+        watcher: Watcher,
+        *,
+        fresh: bool,
     ) -> None:
         recipe = resolved.recipe
         self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
         self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
         self.model = self.config.build(seed=self.settings.seed)
-        self.trainer = Trainer(self.model, recipe.objective, self.settings, recipe.optimiser, world)
+        if fresh and recipe.init is not None:
+            said = start_from(self.model, recipe.init)
+            if world.first:
+                watcher.note(said)
+        self.trainer = Trainer(self.model, located(recipe, folder).objective, self.settings, recipe.optimiser, world)
         self.loader = Loader(
             dataset,
             batch=self.settings.batch,
@@ -174,14 +190,14 @@ class _Session:
             rank=world.rank,
             world=world.size,
             flip=self.settings.flip,
+            coupling=recipe.coupling,
         )
         self.meter = _Meter(self.settings.batch)
         self.report: dict[str, Tensor] = {}
         self.saved_at = -1
 
-    def resume(self) -> None:
+    def resume(self, found: Found) -> None:
         """Go back to the newest whole checkpoint."""
-        found = find_latest(self.folder / CHECKPOINTS)
         for path, why in found.skipped:
             self.watcher.note(f"skipped the broken checkpoint {path.name}: {why}")
         if found.path is None:

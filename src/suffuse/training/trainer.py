@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from suffuse.base.batch import Batch
-from suffuse.base.errors import RunError
+from suffuse.base.errors import RunError, UsageError
 from suffuse.base.randomness import Draws
 from suffuse.base.weights import check_state, load_weights
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks.precision import autocast
-from suffuse.objectives import ObjectivePart, Progress
+from suffuse.objectives import Following, ObjectivePart, Progress
 from suffuse.training.ema import EMA
 from suffuse.training.optimiser import build_optimiser, learning_rate, load_optimiser_state, optimiser_state
 from suffuse.training.recipe import OptimiserSettings, TrainingSettings
@@ -55,7 +55,8 @@ class Trainer:
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if isinstance(self.objective, nn.Module):
             self.objective.to(world.device)
-            self.named |= {f"objective.{name}": p for name, p in self.objective.named_parameters()}
+            own = self.objective.named_parameters()
+            self.named |= {f"objective.{name}": p for name, p in own if p.requires_grad}
         self.optimiser = build_optimiser(self.named, optimiser)
         self.ema = EMA(model, settings.ema, settings.ema_ramp)
         self.step = 0
@@ -96,6 +97,8 @@ class Trainer:
         if clip is not None:
             nn.utils.clip_grads_with_norm_(self.named.values(), clip, norm)
         self.optimiser.step()
+        if isinstance(self.objective, Following):
+            self.objective.after_step(self.model, Progress(self.step, self.settings.steps))
         self.step += 1
         self.ema.update(self.settings.batch, self.images)
         return report
@@ -156,6 +159,15 @@ class Trainer:
             UsageError: It is of another architecture; nothing is loaded half.
         """
         check_state(self.model.state_dict(), state["model"], owner="the checkpoint's weights")
+        if isinstance(self.objective, nn.Module):
+            if "objective" not in state:
+                raise UsageError(
+                    "the checkpoint has no state of the objective (its heads, or the average that gives its targets); "
+                    "resume with the objective that the run was trained with"
+                )
+            check_state(
+                self.objective.state_dict(), state["objective"], owner="the checkpoint's state of the objective"
+            )
         self.ema.load_state_dict(state["ema"])
         load_weights(self.model, state["model"])
         if isinstance(self.objective, nn.Module):

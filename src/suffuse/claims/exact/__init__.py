@@ -4,8 +4,19 @@ from typing import Annotated
 
 from suffuse.base.part import Joint
 from suffuse.claims.exact.base import ExactPart
+from suffuse.claims.exact.consistency_rates import ConsistencyBias, StatisticalRate
 from suffuse.claims.exact.etsdm import PerfectSampling, PriceOfSharing, Singularity
 
-__all__ = ["Exact", "ExactPart", "PerfectSampling", "PriceOfSharing", "Singularity"]
+__all__ = [
+    "ConsistencyBias",
+    "Exact",
+    "ExactPart",
+    "PerfectSampling",
+    "PriceOfSharing",
+    "Singularity",
+    "StatisticalRate",
+]
 
-Exact = Annotated[ExactPart, Joint("exact", Singularity, PriceOfSharing, PerfectSampling)]
+Exact = Annotated[
+    ExactPart, Joint("exact", Singularity, PriceOfSharing, PerfectSampling, ConsistencyBias, StatisticalRate)
+]

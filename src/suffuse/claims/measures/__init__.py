@@ -6,21 +6,36 @@ from suffuse.base.part import Joint
 from suffuse.claims.measures.base import Bench, MeasurePart
 from suffuse.claims.measures.distance import Distance
 from suffuse.claims.measures.known import ExcessError
+from suffuse.claims.measures.points import DenoisingErrorAt, MapError, PointDistances
 from suffuse.claims.measures.profiles import GradientProfile, NoiseErrors, TimeLipschitz, TrainingSteadiness
 
 __all__ = [
     "Bench",
+    "DenoisingErrorAt",
     "Distance",
     "ExcessError",
     "GradientProfile",
+    "MapError",
     "Measure",
     "MeasurePart",
     "NoiseErrors",
+    "PointDistances",
     "TimeLipschitz",
     "TrainingSteadiness",
 ]
 
 Measure = Annotated[
     MeasurePart,
-    Joint("measure", Distance, TimeLipschitz, NoiseErrors, GradientProfile, TrainingSteadiness, ExcessError),
+    Joint(
+        "measure",
+        Distance,
+        TimeLipschitz,
+        NoiseErrors,
+        GradientProfile,
+        TrainingSteadiness,
+        ExcessError,
+        PointDistances,
+        MapError,
+        DenoisingErrorAt,
+    ),
 ]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suffuse.networks.blocks.initialise import zero_weights
-from suffuse.networks.blocks.norms import GroupNorm
+from suffuse.networks.blocks.norms import Norm, image_norm
 
 __all__ = ["ImageAttention", "SelfAttention"]
 
@@ -48,11 +48,24 @@ class ImageAttention(nn.Module):
         groups: Groups of the norm in front; None leaves the norm out.
         eps: The norm's epsilon.
         zero_init: Start as the identity.
+        norm: Kind of the norm in front.
+        scale: Factor on the sum, see `ResBlock`.
     """
 
-    def __init__(self, channels: int, heads: int, *, groups: int | None, eps: float, zero_init: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        groups: int | None,
+        eps: float,
+        zero_init: bool,
+        norm: Norm = "group",
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.norm = nn.Identity() if groups is None else GroupNorm(groups, channels, eps)
+        self.scale = scale
+        self.norm = nn.Identity() if groups is None else image_norm(norm, channels, groups=groups, eps=eps)
         self.attend = SelfAttention(channels, heads)
         if zero_init:
             zero_weights(self.attend.out)
@@ -61,4 +74,5 @@ class ImageAttention(nn.Module):
         """Attend among the pixels of each image."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         mixed: Tensor = self.attend(tokens)
-        return x + mixed.transpose(1, 2).reshape(x.shape)
+        added: Tensor = x + mixed.transpose(1, 2).reshape(x.shape)
+        return added if self.scale == 1.0 else added * self.scale

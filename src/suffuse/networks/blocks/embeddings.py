@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError
+from suffuse.base.randomness import keys, normal
 
-__all__ = ["FixedTable", "Sinusoids", "TimeEmbedding", "grid_positions"]
+__all__ = ["FixedTable", "Fourier", "Sinusoids", "TimeEmbedding", "grid_positions"]
 
 
 class FixedTable(nn.Module):
@@ -76,6 +77,31 @@ class Sinusoids(nn.Module):
         return torch.cat(waves, dim=1)
 
 
+def _random_frequencies(half: int, scale: float) -> Tensor:
+    return normal(keys(0, "fourier embedding", 0, torch.arange(1)), (half,))[0] * (math.tau * scale)
+
+
+class Fourier(nn.Module):
+    """(B,) -> (B, channels) float32: cosines and sines at fixed random frequencies, 2 pi times normal numbers.
+
+    Source: song2021sde, Section C; song2024ict lowers the scale from 16 to 0.02, so that neighbouring noise levels look
+    alike.
+
+    Args:
+        channels: Width of the result, even.
+        scale: Standard deviation of the frequencies over 2 pi.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.frequencies = FixedTable(partial(_random_frequencies, channels // 2, scale))
+
+    def forward(self, told: Tensor) -> Tensor:
+        """Embed (B,) numbers."""
+        angle = told.to(torch.float32)[:, None] * self.frequencies.table
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
 class TimeEmbedding(nn.Module):
     """The vector that conditions every block: an MLP on sinusoids of what is told, plus the condition's vector.
 
@@ -83,13 +109,25 @@ class TimeEmbedding(nn.Module):
         channels: Number of sinusoids.
         width: Width of the vector.
         sinusoids: Options of `Sinusoids`.
+        fourier: Scale of random frequencies, see `Fourier`; sinusoids when None.
     """
 
     def __init__(
-        self, channels: int, width: int, *, freq_shift: int, cosine_first: bool, max_period: float = 1e4
+        self,
+        channels: int,
+        width: int,
+        *,
+        freq_shift: int,
+        cosine_first: bool,
+        max_period: float = 1e4,
+        fourier: float | None = None,
     ) -> None:
         super().__init__()
-        self.sinusoids = Sinusoids(channels, freq_shift=freq_shift, cosine_first=cosine_first, max_period=max_period)
+        self.sinusoids = (
+            Sinusoids(channels, freq_shift=freq_shift, cosine_first=cosine_first, max_period=max_period)
+            if fourier is None
+            else Fourier(channels, fourier)
+        )
         self.inner = nn.Linear(channels, width)
         self.outer = nn.Linear(width, width)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["GroupNorm", "modulate", "silu"]
+__all__ = ["GroupNorm", "NonScalingLayerNorm", "Norm", "image_norm", "modulate", "silu"]
+
+Norm = Literal["group", "non_scaling"]
 
 _SMALL = 256  # pixels
 
@@ -26,6 +30,32 @@ class GroupNorm(nn.GroupNorm):
         with torch.autocast("cpu", enabled=False):
             weight, bias = self.weight.float(), self.bias.float()
             return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+class NonScalingLayerNorm(nn.Module):
+    """Layer norm over the channels with a learned shift and no scale: it is the scale that lets outliers grow.
+
+    Source: dao2025slct, Section 4.5.
+
+    Args:
+        channels: C.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C), or each pixel of (B, C, H, W)."""
+        last = x.movedim(1, -1)
+        return F.layer_norm(last, last.shape[-1:], None, self.bias, self.eps).movedim(-1, 1)
+
+
+def image_norm(kind: Norm, channels: int, *, groups: int, eps: float) -> nn.Module:
+    """The norm of a kind for maps (B, C, H, W)."""
+    return GroupNorm(groups, channels, eps) if kind == "group" else NonScalingLayerNorm(channels, eps)
 
 
 def silu(x: Tensor) -> Tensor:

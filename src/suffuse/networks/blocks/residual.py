@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.initialise import zero_weights
-from suffuse.networks.blocks.norms import GroupNorm, silu
+from suffuse.networks.blocks.norms import Norm, image_norm, silu
 
 __all__ = ["Downsample", "ResBlock", "Resample", "Upsample", "double", "halve"]
 
@@ -47,6 +47,8 @@ class ResBlock(nn.Module):
         dropout: Keyed dropout before the second convolution.
         resample: Change of resolution within the block, on both branches.
         zero_init: The branch starts at zero.
+        norm: Kind of both norms.
+        scale: Factor on the sum of branch and skip; sqrt(1/2) keeps its variance (song2021sde).
     """
 
     def __init__(
@@ -61,13 +63,15 @@ class ResBlock(nn.Module):
         dropout: Dropout,
         resample: Resample = "none",
         zero_init: bool,
+        norm: Norm = "group",
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.scale_shift, self.resample = scale_shift, resample
-        self.norm1 = GroupNorm(groups, channels_in, eps)
+        self.scale_shift, self.resample, self.scale = scale_shift, resample, scale
+        self.norm1 = image_norm(norm, channels_in, groups=groups, eps=eps)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Linear(time_width, 2 * channels_out if scale_shift else channels_out)
-        self.norm2 = GroupNorm(groups, channels_out, eps)
+        self.norm2 = image_norm(norm, channels_out, groups=groups, eps=eps)
         self.dropout = dropout
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
@@ -93,7 +97,7 @@ class ResBlock(nn.Module):
         h = self.conv2(self.dropout(silu(h), seeds))
         # In place: a convolution's output is not needed for its gradient, and it depends on x, so jvp works as well.
         added: Tensor = h.add_(self.skip(resample(x)))
-        return added
+        return added if self.scale == 1.0 else added * self.scale
 
 
 class Downsample(nn.Module):

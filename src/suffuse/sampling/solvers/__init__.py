@@ -3,7 +3,9 @@
 from typing import Annotated
 
 from suffuse.base.part import Joint
-from suffuse.sampling.solvers.base import Estimate, Estimator, OnGrid, SolverPart, stochastic_transfer, transfer
+from suffuse.process import transfer
+from suffuse.sampling.solvers.base import Estimate, Estimator, OnGrid, SolverPart, stochastic_transfer
+from suffuse.sampling.solvers.consistency import Consistency, MapSteps
 from suffuse.sampling.solvers.ddim import DDIM, DDPM
 from suffuse.sampling.solvers.dpm_solver import DPMSolverPP
 from suffuse.sampling.solvers.runge_kutta import Euler, Heun
@@ -11,11 +13,13 @@ from suffuse.sampling.solvers.runge_kutta import Euler, Heun
 __all__ = [
     "DDIM",
     "DDPM",
+    "Consistency",
     "DPMSolverPP",
     "Estimate",
     "Estimator",
     "Euler",
     "Heun",
+    "MapSteps",
     "OnGrid",
     "Solver",
     "SolverPart",
@@ -23,4 +27,4 @@ __all__ = [
     "transfer",
 ]
 
-Solver = Annotated[SolverPart, Joint("solver", DDIM, DDPM, Euler, Heun, DPMSolverPP)]
+Solver = Annotated[SolverPart, Joint("solver", DDIM, DDPM, Euler, Heun, DPMSolverPP, Consistency, MapSteps)]

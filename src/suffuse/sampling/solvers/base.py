@@ -12,7 +12,7 @@ from torch import Tensor
 from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
 from suffuse.base.randomness import Draws
-from suffuse.process import Level, PathPart, eps_of
+from suffuse.process import Level, PathPart, eps_of, transfer
 
 __all__ = ["Estimate", "Estimator", "OnGrid", "SolverPart", "stochastic_transfer", "transfer"]
 
@@ -38,8 +38,8 @@ class Estimate:
 class Estimator(Protocol):
     """(x, t) -> estimate, with model, condition and guidance inside."""
 
-    def __call__(self, x: Tensor, t: float, substep: int = 0) -> Estimate:
-        """Evaluate at time t; `substep` counts the evaluations within a step."""
+    def __call__(self, x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
+        """Evaluate at time t; `substep` counts the evaluations within a step, `target` is where a flow map shall go."""
         ...
 
 
@@ -121,18 +121,6 @@ class SolverPart(Part, abc.ABC):
             i: Step, from 0.
             noise: Randomness of these samples at this step; deterministic solvers draw nothing.
         """
-
-
-def transfer(x: Tensor, x0: Tensor, here: Level, there: Level) -> Tensor:
-    """Exact solution of the probability-flow ODE over a step with the data estimate frozen.
-
-    x_s = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s / sigma_t) x0; the factor of x0 equals
-    -alpha_s expm1(-h) with h = lambda_s - lambda_t, and stays finite where alpha_t = 0 or sigma_s = 0.
-
-    Source: lu2022dpmsolverpp, Eq. 9 (order 1), which is DDIM.
-    """
-    ratio = there.sigma / here.sigma
-    return ratio * x + (there.alpha - here.alpha * ratio) * x0
 
 
 def stochastic_transfer(

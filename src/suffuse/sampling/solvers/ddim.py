@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from suffuse.base.randomness import Draws
-from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart, stochastic_transfer, transfer
+from suffuse.process import transfer
+from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart, stochastic_transfer
 
 __all__ = ["DDIM", "DDPM"]
 

@@ -10,8 +10,8 @@ from typing import Literal
 from torch import Tensor
 
 from suffuse.base.randomness import Draws
-from suffuse.process import Level, PathPart
-from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart, transfer
+from suffuse.process import Level, PathPart, transfer
+from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart
 
 __all__ = ["DPMSolverPP"]
 

@@ -1,0 +1,10 @@
+"""Claims of the consistency family, a file a paper: what one or two evaluations can do, and what it takes."""
+
+from __future__ import annotations
+
+from suffuse.claims.consistency import cd, ect, ict, rates, tcm
+from suffuse.claims.protocol import Claim
+
+__all__ = ["CLAIMS"]
+
+CLAIMS: tuple[Claim, ...] = (*ict.CLAIMS, *ect.CLAIMS, *tcm.CLAIMS, *cd.CLAIMS, *rates.CLAIMS)

@@ -1,0 +1,27 @@
+"""Budgets and measures that the family's claims share."""
+
+from __future__ import annotations
+
+from suffuse.claims.measures import Distance, MeasurePart, PointDistances
+from suffuse.sampling import Consistency, Karras
+
+__all__ = ["DIGITS", "MNIST", "MNIST_DATA", "RING", "RING_JUDGED", "jumps", "own"]
+
+RING = ("batch=256", "steps=3000", "checkpoint_every=1000", "training.ema=[100000]")
+DIGITS = ("steps=1500", "checkpoint_every=500", "training.ema=[10000]")
+MNIST = ("steps=3000", "checkpoint_every=250", "training.ema=[50000]")
+MNIST_DATA = "mnist-train.zip"
+
+RING_JUDGED: tuple[MeasurePart, ...] = (PointDistances(),)
+
+
+def jumps(samples: int, *nfe: int) -> tuple[MeasurePart, ...]:
+    """Distance by one jump or a few; a denoiser's mean then stands for the jump."""
+    return tuple(
+        Distance(solver=Consistency(), grid=Karras(sigma_min=0.8), nfe=count, samples=samples) for count in nfe
+    )
+
+
+def own(samples: int, *nfe: int) -> tuple[MeasurePart, ...]:
+    """Distance as each run samples by itself: jumps of a consistency model, steps of a denoiser's solver."""
+    return tuple(Distance(solver=None, nfe=count, samples=samples) for count in nfe)

@@ -1,0 +1,82 @@
+"""Frozen runs: finished models that an objective asks, teachers and first stages. A run keeps its own copy of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from suffuse.base.call import Call
+from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
+from suffuse.base.part import Part
+from suffuse.models.denoiser import Denoiser
+from suffuse.models.pretrained import load_model
+from suffuse.process import PathPart
+
+__all__ = ["FrozenRun", "denoise_elsewhere", "load_frozen"]
+
+
+class FrozenRun(Part):
+    """A finished run.
+
+    Attributes:
+        run: Its folder, or owner/name on the Hub. Training copies the model into the new run's folder and refers to
+            the copy from then on.
+        weights: Which average; the primary one when None.
+    """
+
+    run: str
+    weights: str | None = None
+
+
+def load_frozen(frozen: FrozenRun, like: Denoiser, role: str) -> Denoiser:
+    """Load a frozen model for the data of another one: evaluation mode, no gradients to its weights.
+
+    Args:
+        frozen: Which.
+        like: The model that is trained, to whose device it goes.
+        role: What it is, for messages.
+
+    Raises:
+        UsageError: No such run, samples of another shape, or other classes.
+        RunError: A broken file.
+    """
+    model = load_model(Path(frozen.run) if Path(frozen.run).is_dir() else frozen.run, weights=frozen.weights)
+    ours, theirs = like.config, model.config
+    if ours is not None and theirs is not None:
+        if ours.shape != theirs.shape:
+            raise UsageError(
+                f"the {role} {frozen.run} makes samples of shape {theirs.shape}, the model that is trained of "
+                f"{ours.shape}; choose a {role} for the same data, or change data.size and data.channels"
+            )
+        told, known = theirs.conditioner.label_count, ours.conditioner.label_count
+        if told and told != known:
+            raise UsageError(
+                f"the {role} {frozen.run} knows {told} classes, the model that is trained {known or 'none'}; use the "
+                "same conditioner for both"
+            )
+    return model.to(like.device).requires_grad_(requires_grad=False)
+
+
+def denoise_elsewhere(
+    model: Denoiser, path: PathPart, x: Tensor, t: Tensor, cond: Conditions | None = None, call: Call | None = None
+) -> Tensor:
+    """Estimate of x0 by a model of another path, at the same sigma / alpha: (B, ...).
+
+    Args:
+        model: On its own path.
+        path: On which x and t are.
+        x: Noisy samples, (B, ...).
+        t: Times, (B,).
+        cond: Conditions of the samples.
+        call: Context of the call.
+    """
+    if model.path == path:
+        return model.denoise(x, t, cond, call)
+    there = model.path.t_of(path.half_log_snr(t.double()))
+    low, high = (model.path.domain[0], model.path.domain[1])
+    there = there.clamp(low, high)
+    scale = model.path.level(there, x).alpha / torch.as_tensor(path.level(t, x).alpha)
+    return model.denoise(x * scale, there, cond, call)

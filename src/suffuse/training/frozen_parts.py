@@ -1,0 +1,106 @@
+"""Finished runs that a new run builds on: teachers kept as copies inside it, and weights that it starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from suffuse.base import files
+from suffuse.base.errors import UsageError
+from suffuse.base.part import Part
+from suffuse.base.weights import check_state, load_weights
+from suffuse.models.denoiser import Denoiser
+from suffuse.models.pretrained import load_model, save_model
+from suffuse.objectives.frozen import FrozenRun
+from suffuse.process import ConsistencyPrediction, EDMPrediction
+from suffuse.training.recipe import Recipe
+
+__all__ = ["PARTS", "embedded", "located", "start_from"]
+
+PARTS = "parts"
+"""Folder of a run in which its frozen models are kept, each under the hash of what it is."""
+
+
+def embedded(recipe: Recipe, folder: Path) -> Recipe:
+    """Copy the frozen models of the objective into a run's folder; the recipe then names the copies.
+
+    Raises:
+        UsageError: A frozen run does not exist, or a copy is missing.
+    """
+    return recipe.replace(objective=_mapped(recipe.objective, folder, copy=True))
+
+
+def located(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its copies named by their place on this machine."""
+    return recipe.replace(objective=_mapped(recipe.objective, folder, copy=False))
+
+
+def _mapped(part: Part, folder: Path, *, copy: bool) -> Part:
+    changes: dict[str, object] = {}
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Part):
+            new = _mapped(value, folder, copy=copy)
+            if new != value:
+                changes[name] = new
+    if isinstance(part, FrozenRun):
+        changes |= _copied(part, folder) if copy else {"run": str(folder / part.run)} if _is_copy(part) else {}
+    return part.replace(**changes) if changes else part
+
+
+def _is_copy(frozen: FrozenRun) -> bool:
+    return Path(frozen.run).parts[:1] == (PARTS,)
+
+
+def _copied(frozen: FrozenRun, folder: Path) -> dict[str, object]:
+    """Fields that name a copy, made when it is not there yet."""
+    if _is_copy(frozen):
+        if not (folder / frozen.run).is_dir():
+            raise UsageError(f"the run's own copy of a frozen model, {folder / frozen.run}, is missing; bring it back")
+        return {}
+    model = load_model(Path(frozen.run) if Path(frozen.run).is_dir() else frozen.run, weights=frozen.weights)
+    assert model.config is not None
+    files.make_folder(folder / PARTS)
+    name = _content(model)
+    if not (folder / PARTS / name).is_dir():
+        with files.staged(folder / PARTS / name) as place:
+            save_model(place, model.config.replace(others=()), model.state_dict(), {})
+    return {"run": f"{PARTS}/{name}", "weights": None}
+
+
+def _content(model: Denoiser) -> str:
+    """Hash of a model's configuration and weights, 16 hexadecimal digits."""
+    assert model.config is not None
+    found = hashlib.sha256(json.dumps(model.config.replace(others=(), weights="raw").dump(), sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def start_from(model: Denoiser, init: FrozenRun) -> str:
+    """Give a fresh model the weights of a finished run; returns a sentence about it.
+
+    A map's vector for its target time, which a denoiser lacks, stays fresh: it is zero.
+
+    Raises:
+        UsageError: Another architecture, or weights that would mean something else.
+    """
+    source = load_model(Path(init.run) if Path(init.run).is_dir() else init.run, weights=init.weights)
+    for what in ("path", "time", "prediction", "sigma_data"):
+        mine, theirs = getattr(model, what), getattr(source, what)
+        alike = {EDMPrediction, ConsistencyPrediction}  # they differ by the boundary alone
+        if mine != theirs and not (what == "prediction" and {type(mine), type(theirs)} <= alike):
+            raise UsageError(
+                f"init {init.run} was trained with {what} {theirs!r}, this recipe has {mine!r}: its weights would mean "
+                f"something else; use the same {what}"
+            )
+    fresh = {name: value for name, value in model.state_dict().items() if name.startswith("target.")}
+    weights = {**fresh, **source.state_dict()}
+    check_state(model.state_dict(), weights, owner=f"the weights of init {init.run}")
+    load_weights(model, weights)
+    assert source.config is not None
+    return f"weights start from {init.run} ({source.config.weights}, step {source.config.step})"
