@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import suffuse
-from benchmarks import others, sampling, training
+from benchmarks import consistency, others, sampling, training
 from suffuse.base.hardware import processor
 
 __all__ = ["main"]
@@ -28,7 +28,8 @@ def main() -> None:
     import diffusers
 
     threads = torch.get_num_threads()
-    rows = sampling.measure(args.rounds) + training.measure(args.rounds) + others.measure()
+    rows = sampling.measure(args.rounds) + training.measure(args.rounds) + consistency.measure(args.rounds)
+    rows += others.measure()
     lines = [
         "# Benchmarks",
         "",

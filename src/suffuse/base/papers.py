@@ -30,6 +30,15 @@ class Paper:
 
 
 PAPERS: dict[str, Paper] = {
+    "aiello2023mmd": Paper(
+        "Aiello et al.", "Fast Inference in Denoising Diffusion Models via MMD Finetuning", 2023, "arXiv 2301.07969"
+    ),
+    "gu2023boot": Paper(
+        "Gu et al.",
+        "BOOT: Data-free Distillation of Denoising Diffusion Models with Bootstrapping",
+        2023,
+        "arXiv 2306.05544",
+    ),
     "dao2025slct": Paper(
         "Dao et al.", "Improved Training Technique for Latent Consistency Models", 2025, "arXiv 2502.01441"
     ),

@@ -14,7 +14,7 @@ from suffuse.claims.arms import exact_identity, measure_identity, model_identity
 from suffuse.claims.protocol import TIERS, Arm, Claim, ExactArm, Experiment, Finding, Tier, Values
 from suffuse.claims.verify import Checked
 
-__all__ = ["LEDGER", "Status", "dump", "read", "result_file", "status", "tiers_of", "write"]
+__all__ = ["LEDGER", "Status", "dump", "identities", "read", "result_file", "status", "tiers_of", "write"]
 
 LEDGER = Path(__file__).parent / "results"
 """The results that come with the package."""
@@ -36,6 +36,11 @@ def _identity(experiment: Experiment, arm: Arm | ExactArm) -> dict[str, Any]:  #
     recipe = recipe_of(experiment, arm, experiment.seeds_of(arm)[0])
     measures = [measure_identity(measure)["source"] for measure in experiment.measures]
     return {"model": model_identity(recipe), "measures": measures}
+
+
+def identities(experiment: Experiment) -> dict[str, Any]:  # Any: JSON values
+    """What makes each arm's figures today, by name."""
+    return {arm.name: _identity(experiment, arm) for arm in experiment.arms}
 
 
 def _rounded(value: float) -> float:
@@ -131,7 +136,8 @@ class Status:
         claim, tier: Of what.
         state: Computed from the recorded values and today's criteria; `not run` also when the result is void.
         void: The experiment is another than the recorded one: its figures do not count any more.
-        stale: Arms whose recipe or source has changed since.
+        stale: Arms whose recipe or source has changed since, and whose figures were not rechecked.
+        rechecked: Whether figures count because one seed of every arm was run again under a changed source.
         findings: One a criterion; empty when it was not run.
         result: As it was read; None when there is none.
     """
@@ -141,6 +147,7 @@ class Status:
     state: State
     void: bool = False
     stale: tuple[str, ...] = ()
+    rechecked: bool = False
     findings: tuple[Finding, ...] = ()
     result: Mapping[str, Any] | None = None  # Any: JSON values
 
@@ -171,10 +178,11 @@ def status(claim: Claim, tier: Tier, folder: Path = LEDGER) -> Status:
         return Status(claim, tier, "not run", void=True, result=data)
     values = _values(data["values"])
     findings = tuple(criterion.find(values) for criterion in experiment.criteria)
-    stale = tuple(
-        arm.name for arm in experiment.arms if data["arms"][arm.name]["identity"] != _identity(experiment, arm)
-    )
-    return Status(claim, tier, claim.state_of(findings), False, stale, findings, data)
+    today, again = identities(experiment), data.get("rechecked", {}).get("identities", {})
+    changed = [name for name, identity in today.items() if data["arms"][name]["identity"] != identity]
+    stale = tuple(name for name in changed if again.get(name) != today[name])
+    rechecked = bool(changed) and not stale
+    return Status(claim, tier, claim.state_of(findings), False, stale, rechecked, findings, data)
 
 
 def tiers_of(claims: Sequence[Claim]) -> tuple[Tier, ...]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from suffuse.base.errors import unknown_name
+from suffuse.base.techniques import TECHNIQUES
 from suffuse.claims.ledger import find_claims
 from suffuse.claims.protocol import TIERS, Arm, Claim, Experiment, Values
 from suffuse.claims.result import LEDGER, Status, status, tiers_of
 from suffuse.claims.statistics import Interval, mean_interval
 
-__all__ = ["filled", "overview", "report", "values_table", "verdicts"]
+__all__ = ["filled", "overview", "report", "summary", "values_table", "verdicts"]
 
 _BLOCK = re.compile(r"(<!-- ledger:([a-z0-9-]+):([a-z]+) -->\n).*?(<!-- /ledger -->)", re.DOTALL)
 
@@ -73,6 +75,13 @@ def report(found: Status) -> str:
         for row in found.result.get("earlier", [])
     ]
     stale = [f"Stale, because recipe or source have changed since: {', '.join(found.stale)}."] if found.stale else []
+    if found.rechecked:
+        again = found.result["rechecked"]
+        when, commit = (" and ".join(again["run"][name]) for name in ("date", "commit"))
+        stale = [
+            f"The source has changed since. Rechecked {when} at commit {commit}: one seed of every arm was run again, "
+            f"and all {again['values']} values came out as recorded."
+        ]
     notes = list(experiment.notes)
     return "\n\n".join(
         [title, verdicts(found), values_table(experiment, found.values), *floor, *stale, *notes, *earlier, made]
@@ -89,10 +98,26 @@ def overview(claims: Sequence[Claim], folder: Path = LEDGER) -> str:
     return "\n".join(lines)
 
 
+def summary(claims: Sequence[Claim], folder: Path = LEDGER) -> str:
+    """A row a technique: how many of its claims are in which state, tier by tier. Links hold for pages at the root."""
+    tiers = tiers_of(claims)
+    lines = [f"| technique | claims | {' | '.join(tiers)} |", "|---|---|" + "---|" * len(tiers)]
+    for key in dict.fromkeys(claim.technique for claim in claims):
+        mine = [claim for claim in claims if claim.technique == key]
+        cells = []
+        for tier in tiers:
+            states = Counter(status(claim, tier, folder).words for claim in mine if tier in claim.experiments)
+            cells.append(", ".join(f"{count} {state}" for state, count in states.most_common()))
+        technique = TECHNIQUES[key]
+        lines.append(f"| [{technique.title}]({technique.page}) | {len(mine)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def filled(text: str, folder: Path = LEDGER) -> str:
     """A page with every block `<!-- ledger:NAME:WHAT --> ... <!-- /ledger -->` made anew from the results.
 
-    NAME is a claim, a technique or `all`; WHAT is a tier, whose report is shown, or `overview`.
+    NAME is a claim, a technique or `all`; WHAT is a tier, whose report is shown, `overview` (a row a claim), or
+    `summary` (a row a technique).
 
     Raises:
         UsageError: A block names a claim or a tier that does not exist.
@@ -103,11 +128,13 @@ def filled(text: str, folder: Path = LEDGER) -> str:
         claims = find_claims(name)
         if what == "overview":
             body = overview(claims, folder)
+        elif what == "summary":
+            body = summary(claims, folder)
         elif what in TIERS:
             tiers = [(claim, tier) for claim in claims for tier in claim.experiments if tier == what]
             body = "\n\n".join(report(status(claim, tier, folder)) for claim, tier in tiers)
         else:
-            raise unknown_name("ledger block", what, ("overview", *TIERS))
+            raise unknown_name("ledger block", what, ("overview", "summary", *TIERS))
         return f"{match[1]}{body}\n{match[4]}"
 
     return _BLOCK.sub(made, text)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from suffuse.cli.console import bar, note, say
 from suffuse.cli.options import Device
+
+if TYPE_CHECKING:
+    from suffuse.claims.protocol import Claim, Tier
+    from suffuse.claims.verify import Settings
 
 __all__ = ["TierName", "verify_command"]
 
@@ -44,6 +49,9 @@ def verify_command(
     record: Annotated[
         bool, typer.Option("--record", help="Write results and pictures into the checkout's ledger.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--recheck", help="Run one seed of every arm of recorded results again, and compare.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
 ) -> None:
     """Run the checks of a paper's claims: train the arms, measure, and hold the figures against the criteria.
@@ -60,6 +68,8 @@ def verify_command(
         raise UsageError(f"{trial_overrides[0]!r} would change a fixed protocol; overrides are for --trial alone")
     if trial and record:
         raise UsageError("figures of a trial mean nothing and are not recorded; leave out --trial or --record")
+    if again and trial:
+        raise UsageError("a trial's figures cannot be compared with recorded ones; leave out --trial or --recheck")
     if data is not None and not any(experiment.data for experiment in experiments_of(claims, tier.value)):
         raise UsageError(f"--data {data} is not used: {name} in tier {tier.value} brings its own data; leave it out")
     folders = ledger_folders(store, record=record)
@@ -74,6 +84,9 @@ def verify_command(
         threads=None if on_gpu(device) else 1,
         trial=("steps=20", "batch=8", *(trial_overrides or ())) if trial else None,
     )
+    if again:
+        _recheck(claims, tier.value, settings, folders.results, as_json=as_json)
+        return
     with bar("arms", every=1) as progress:
         checked = verify(claims, tier.value, settings, note=note, progress=progress.show)
     if trial:
@@ -90,3 +103,19 @@ def verify_command(
         say(f"{item.text}\n")
         for file in item.files:
             note(f"wrote {file}")
+
+
+def _recheck(claims: Sequence[Claim], tier: Tier, settings: Settings, folder: Path, *, as_json: bool) -> None:
+    """Compare, tell, and leave with 1 when figures differ."""
+    from suffuse.claims.recheck import recheck
+
+    with bar("arms", every=1) as progress:
+        found = recheck(claims, tier, settings, folder, note=note, progress=progress.show)
+    if as_json:
+        rows = [{"claim": item.claim.key, "tier": item.tier, "differing": list(item.differing)} for item in found]
+        say(json.dumps(rows))
+    else:
+        for item in found:
+            say(item.text)
+    if any(item.differing for item in found):
+        raise typer.Exit(1)

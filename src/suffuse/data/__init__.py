@@ -15,6 +15,7 @@ from suffuse.data.hub import HubImages
 from suffuse.data.images import Images
 from suffuse.data.loader import Loader
 from suffuse.data.low_rank import LowRankMixture
+from suffuse.data.outliers import OutlierMixture
 from suffuse.data.part import DataPart
 from suffuse.data.pictures import contact_sheet, save_picture, to_uint8
 from suffuse.data.report import DataReport
@@ -34,6 +35,7 @@ __all__ = [
     "Loader",
     "LowRankMixture",
     "MixturePart",
+    "OutlierMixture",
     "Rings",
     "Shapes",
     "ZipLimits",
@@ -44,7 +46,9 @@ __all__ = [
     "to_uint8",
 ]
 
-Data = Annotated[DataPart, Joint("data", Digits, Shapes, Images, HubImages, GaussianMixture, Rings, LowRankMixture)]
+Data = Annotated[
+    DataPart, Joint("data", Digits, Shapes, Images, HubImages, GaussianMixture, Rings, LowRankMixture, OutlierMixture)
+]
 
 
 def data_from(text: str) -> dict[str, str]:

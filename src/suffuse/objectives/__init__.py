@@ -4,12 +4,16 @@ from typing import Annotated
 
 from suffuse.base.part import Joint
 from suffuse.objectives.base import Following, Objective, ObjectivePart, Progress
+from suffuse.objectives.boot import Bootstrap
 from suffuse.objectives.consistency import Consistency
 from suffuse.objectives.denoising import Denoising, denoising_loss
 from suffuse.objectives.mean_flow import MeanFlow
+from suffuse.objectives.progressive import Progressive
+from suffuse.objectives.sample_matching import SampleMatching
 from suffuse.objectives.scm import ContinuousConsistency
 
 __all__ = [
+    "Bootstrap",
     "Consistency",
     "ContinuousConsistency",
     "Denoising",
@@ -19,7 +23,21 @@ __all__ = [
     "ObjectiveConfig",
     "ObjectivePart",
     "Progress",
+    "Progressive",
+    "SampleMatching",
     "denoising_loss",
 ]
 
-ObjectiveConfig = Annotated[ObjectivePart, Joint("objective", Denoising, Consistency, ContinuousConsistency, MeanFlow)]
+ObjectiveConfig = Annotated[
+    ObjectivePart,
+    Joint(
+        "objective",
+        Denoising,
+        Consistency,
+        ContinuousConsistency,
+        MeanFlow,
+        Progressive,
+        Bootstrap,
+        SampleMatching,
+    ),
+]

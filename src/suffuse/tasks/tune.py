@@ -77,9 +77,7 @@ def tune_times(
             "with `suffuse compare`"
         )
     if nfe < 2:
-        raise UsageError(
-            f"nfe is {nfe}: a single evaluation starts at pure noise, so there is no time to search; use 2"
-        )
+        raise UsageError(f"nfe is {nfe}: one evaluation starts at pure noise, so there is no time to search; use 2")
     if tries < _SCANNED + 1:
         raise UsageError(f"tries is {tries}; a search needs at least {_SCANNED + 1}")
     search = _Search(run, judge, samples, seed, on_try)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from suffuse.claims.consistency import cd, ect, ict, rates, tcm
+from suffuse.claims.consistency import boot, cd, ect, ict, mmd_ddm, rates, slct, tcm
 from suffuse.claims.protocol import Claim
 
 __all__ = ["CLAIMS"]
 
-CLAIMS: tuple[Claim, ...] = (*ict.CLAIMS, *ect.CLAIMS, *tcm.CLAIMS, *cd.CLAIMS, *rates.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (
+    *ict.CLAIMS,
+    *slct.CLAIMS,
+    *ect.CLAIMS,
+    *tcm.CLAIMS,
+    *cd.CLAIMS,
+    *boot.CLAIMS,
+    *mmd_ddm.CLAIMS,
+    *rates.CLAIMS,
+)

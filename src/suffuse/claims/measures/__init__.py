@@ -5,21 +5,27 @@ from typing import Annotated
 from suffuse.base.part import Joint
 from suffuse.claims.measures.base import Bench, MeasurePart
 from suffuse.claims.measures.distance import Distance
+from suffuse.claims.measures.gradients import GradientNoise
 from suffuse.claims.measures.known import ExcessError
+from suffuse.claims.measures.outliers import InlierDistances
 from suffuse.claims.measures.points import DenoisingErrorAt, MapError, PointDistances
 from suffuse.claims.measures.profiles import GradientProfile, NoiseErrors, TimeLipschitz, TrainingSteadiness
+from suffuse.claims.measures.teachers import TeacherMapError
 
 __all__ = [
     "Bench",
     "DenoisingErrorAt",
     "Distance",
     "ExcessError",
+    "GradientNoise",
     "GradientProfile",
+    "InlierDistances",
     "MapError",
     "Measure",
     "MeasurePart",
     "NoiseErrors",
     "PointDistances",
+    "TeacherMapError",
     "TimeLipschitz",
     "TrainingSteadiness",
 ]
@@ -37,5 +43,8 @@ Measure = Annotated[
         PointDistances,
         MapError,
         DenoisingErrorAt,
+        TeacherMapError,
+        InlierDistances,
+        GradientNoise,
     ),
 ]

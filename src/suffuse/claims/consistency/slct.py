@@ -1,0 +1,125 @@
+"""sLCT: losses that forget outliers, with outliers and without; transport; all five changes one by one."""
+
+from __future__ import annotations
+
+from suffuse.claims.consistency.budgets import RING
+from suffuse.claims.measures import GradientNoise, InlierDistances, PointDistances
+from suffuse.claims.protocol import Arm, Claim, Criterion, Experiment
+
+__all__ = ["CLAIMS"]
+
+_CLEAN = "data.share=0"
+_L2 = "objective.metric={kind: l2}"
+_CAUCHY = "objective.metric={kind: cauchy, c: grid, reduce: mean}"
+_GEMAN = "objective.metric={kind: geman_mcclure, c: grid, reduce: mean}"
+_LOW = "objective.low_noise={strength: 5.0, share: 0.25}"
+_TRANSPORT = "coupling=optimal_transport"
+_NORM = "network.norm=non_scaling"
+_VALUE = "inliers@1"
+_COLUMNS = (_VALUE, "inliers@2", "outliers@1", "imbalance@1")
+
+
+def _arm(name: str, *overrides: str) -> Arm:
+    return Arm(name=name, recipe="cloud-ict", overrides=overrides)
+
+
+_OUTLIERS = Experiment(
+    arms=(
+        _arm("L2", _L2),
+        _arm("pseudo-Huber"),
+        _arm("Cauchy", _CAUCHY),
+        _arm("Geman-McClure", _GEMAN),
+    ),
+    shared=RING,
+    measures=(InlierDistances(),),
+    criteria=(
+        Criterion(value=_VALUE, arm="Cauchy", over="pseudo-Huber", at_most=0.8),
+        Criterion(value=_VALUE, arm="L2", over="pseudo-Huber", at_least=1.0),
+        Criterion(value="outliers@1", arm="Geman-McClure", over="Cauchy", at_most=0.5),
+    ),
+    columns=_COLUMNS,
+)
+
+_CLEAN_DATA = Experiment(
+    arms=(_arm("pseudo-Huber", _CLEAN), _arm("Cauchy", _CLEAN, _CAUCHY)),
+    shared=RING,
+    measures=(InlierDistances(),),
+    criteria=(Criterion(value=_VALUE, arm="Cauchy", over="pseudo-Huber", at_least=0.9),),
+    columns=(_VALUE, "inliers@2", "imbalance@1"),
+)
+
+_STEPWISE = Experiment(
+    arms=(
+        _arm("iCT"),
+        _arm("+ Cauchy, c of iCT", "objective.metric={kind: cauchy, c: size, reduce: mean}"),
+        _arm("+ adaptive c", _CAUCHY),
+        _arm("+ low-noise denoising", _CAUCHY, _LOW),
+        _arm("+ transport", _CAUCHY, _LOW, _TRANSPORT),
+        Arm(name="+ norms without scale: sLCT", recipe="cloud-slct"),
+    ),
+    shared=RING,
+    measures=(InlierDistances(),),
+    criteria=(
+        Criterion(value=_VALUE, arm="+ norms without scale: sLCT", over="iCT", at_most=0.8),
+        Criterion(value=_VALUE, arm="+ adaptive c", over="+ Cauchy, c of iCT", at_most=1.0),
+        Criterion(value=_VALUE, arm="+ low-noise denoising", over="+ adaptive c", at_most=1.0),
+        Criterion(value=_VALUE, arm="+ transport", over="+ low-noise denoising", at_most=1.0),
+        Criterion(value=_VALUE, arm="+ norms without scale: sLCT", over="+ transport", at_most=1.0),
+    ),
+    columns=_COLUMNS,
+)
+
+_COUPLED = Experiment(
+    arms=(
+        Arm(name="iCT", recipe="ring-ict"),
+        Arm(name="iCT with transport", recipe="ring-ict", overrides=(_TRANSPORT,)),
+    ),
+    shared=RING,
+    measures=(PointDistances(), GradientNoise()),
+    criteria=(
+        Criterion(value="gradient_variance", arm="iCT with transport", over="iCT", at_most=0.9),
+        Criterion(value="sliced_consistency@1", arm="iCT with transport", over="iCT", at_most=1.0),
+    ),
+    columns=("gradient_variance", "gradient_noise", "sliced_consistency@1", "sliced_consistency@2"),
+)
+
+
+def _claim(key: str, statement: str, figure: str, experiment: Experiment) -> Claim:
+    return Claim(
+        key=f"slct-{key}",
+        technique="consistency",
+        paper="dao2025slct",
+        by="paper",
+        statement=statement,
+        figure=figure,
+        experiments={"small": experiment},
+    )
+
+
+CLAIMS: tuple[Claim, ...] = (
+    _claim(
+        "robust",
+        "Among outliers the Cauchy loss meets the inliers better than pseudo-Huber, which is better than L2; "
+        "Geman-McClure throws the outliers away.",
+        "Figure 4 of the paper; our criteria: 0.8 times, half the outliers",
+        _OUTLIERS,
+    ),
+    _claim(
+        "clean",
+        "Without outliers the Cauchy loss does not win.",
+        "a guard of ours against a false reason",
+        _CLEAN_DATA,
+    ),
+    _claim(
+        "changes",
+        "Each of the five changes helps, added one by one.",
+        "FID 37.15 to 7.27 on CelebA-HQ latents for all five; per-row figures not available to us",
+        _STEPWISE,
+    ),
+    _claim(
+        "transport",
+        "Exact transport within the batch lowers the variance of the gradient.",
+        "no figure; our criterion: 10 %",
+        _COUPLED,
+    ),
+)
