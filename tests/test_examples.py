@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-ARGUMENTS = {"train_your_own_loop.py": ["3"]}
+ARGUMENTS = {"train_your_own_loop.py": ["3"], "one_step_generator.py": ["100"]}
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -74,6 +74,7 @@ TECHNIQUES: dict[str, Technique] = {
             "cifar10-ict",
             "cifar10-ect",
             "cifar10-tcm",
+            "imagenet64-ict",
             # Eight Gaussians in the plane, on which ablations take a minute.
             "ring-ict",
             "ring-ct",
