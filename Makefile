@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
-DEMO_STEPS ?= 4500
-# Steps that the diffusion model takes in the time of those: each costs it one evaluation less.
-DEMO_BASELINE_STEPS ?= 5500
+# Of training, for both models alike.
+DEMO_MINUTES ?= 2
 
 .PHONY: setup demo fmt lint types test ledger bench clean
 
@@ -23,9 +22,9 @@ demo: export OMP_NUM_THREADS := 1
 demo: $(READY)
 	rm -rf $(DEMO)
 	mkdir -p $(DEMO)
-	$(BIN)/suffuse train digits-diffusion out=$(DEMO)/diffusion steps=$(DEMO_BASELINE_STEPS) > $(DEMO)/diffusion.log 2>&1 & \
+	$(BIN)/suffuse train digits-diffusion out=$(DEMO)/diffusion minutes=$(DEMO_MINUTES) > $(DEMO)/diffusion.log 2>&1 & \
 	baseline=$$!; \
-	$(BIN)/suffuse train digits-ict out=$(DEMO)/few-step steps=$(DEMO_STEPS) || { kill $$baseline; exit 1; }; \
+	$(BIN)/suffuse train digits-ict out=$(DEMO)/few-step minutes=$(DEMO_MINUTES) || { kill $$baseline; exit 1; }; \
 	wait $$baseline || { cat $(DEMO)/diffusion.log; exit 1; }
 	$(BIN)/suffuse compare $(DEMO)/few-step $(DEMO)/diffusion --nfe 1,2,5,20 --n 1000
 	$(BIN)/suffuse eval $(DEMO)/few-step

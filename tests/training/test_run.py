@@ -284,3 +284,20 @@ def test_a_full_disk_is_told_with_the_last_checkpoint(tiny: Make, monkeypatch: p
     monkeypatch.setattr(module, "save_checkpoint", full)
     with pytest.raises(RunError, match=r"the disk is full; free some space; the last good checkpoint is .*-00000004$"):
         train(tiny(), "name")
+
+
+def test_a_budget_of_time_becomes_steps(tiny: Make) -> None:
+    notes: list[str] = []
+    recipe = tiny("timed", minutes=0.002, checkpoint_every=1000)
+    done = train(recipe, "name", watcher=Watcher(note=notes.append))
+    kept = load_recipe(str(done.folder / "recipe.yaml")).training
+    assert kept.minutes is None
+    assert kept.steps == done.step
+    assert any(note.startswith(f"0.002 minutes are {done.step} steps here") for note in notes)
+    # The run of a budget is the run of its number of steps, and a resume keeps that number.
+    plain = train(tiny("plain", steps=done.step, checkpoint_every=1000), "name")
+    assert read_safetensors(plain.folder / "model.safetensors").keys()
+    for name, value in read_safetensors(plain.folder / "model.safetensors").items():
+        assert torch.equal(value, read_safetensors(done.folder / "model.safetensors")[name])
+    again = train(recipe, "name", resume=True)
+    assert again.step == done.step

@@ -42,7 +42,17 @@ _DONE = "arm.json"
 _VERSION = 1
 # Of a recipe: what cannot change the trained weights.
 _ASIDE = ("about", "technique", "out", "sampling", "evaluation")
-_ASIDE_TRAINING = ("device", "log_every", "sample_every", "samples", "checkpoint_every", "keep", "tensorboard", "seed")
+_ASIDE_TRAINING = (
+    "minutes",
+    "device",
+    "log_every",
+    "sample_every",
+    "samples",
+    "checkpoint_every",
+    "keep",
+    "tensorboard",
+    "seed",
+)
 # What `_defaults` was when the first figures were recorded: as long as it is that, it is no part of a model's identity.
 _DEFAULTS = "5e198a9b1de59cf9"
 

@@ -76,14 +76,15 @@ def sample_rows(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path) -> No
     from suffuse.data.pictures import contact_sheet
 
     sheets = [contact_sheet(pictures, columns=len(pictures)) for _, pictures in rows]
-    width = 11.0
-    height = width * 0.78 * sheets[0].height / sheets[0].width
-    figure = new_figure(width, len(rows) * (height + 0.06) + 0.15)
-    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axis, (label, _), sheet in zip(axes, rows, sheets, strict=True):
-        axis.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_axis_off()
-        axis.text(-0.01, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=8)
+    told, drawn = 2.4, 9.0  # inches of a row's label, and of its pictures
+    height = drawn * sheets[0].height / sheets[0].width
+    figure = new_figure(told + drawn, len(rows) * (height + 0.06) + 0.1)
+    axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(told, drawn))
+    for (words, pictures), (label, _), sheet in zip(axes, rows, sheets, strict=True):
+        words.text(1.0, 0.5, label, ha="right", va="center", fontsize=8)
+        pictures.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        words.set_axis_off()
+        pictures.set_axis_off()
     save_figure(figure, path)
 
 

@@ -54,6 +54,7 @@ class TrainingSettings(Part):
 
     Attributes:
         steps: Steps of the optimiser.
+        minutes: Budget of time instead; it is turned into steps before training, on the machine at hand.
         batch: Images per step, over all processes and accumulated parts.
         accumulate: Parts into which each process divides its share of the batch.
         ema: Half-lives of the averages in images; the first is the primary one.
@@ -72,6 +73,7 @@ class TrainingSettings(Part):
     """
 
     steps: int = Field(default=10_000, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
     batch: int = Field(default=128, ge=1)
     accumulate: int = Field(default=1, ge=1)
     ema: tuple[float, ...] = Field(default=(500_000.0,), min_length=1)

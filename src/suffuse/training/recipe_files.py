@@ -21,6 +21,7 @@ __all__ = ["SHORT", "dump_recipe", "list_recipes", "load_recipe", "merged", "rea
 SHORT = {
     "size": "data.size",
     "steps": "training.steps",
+    "minutes": "training.minutes",
     "batch": "training.batch",
     "seed": "training.seed",
     "device": "training.device",

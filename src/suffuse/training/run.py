@@ -7,7 +7,7 @@ import copy
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import save_model
 from suffuse.process.compose import check_process
 from suffuse.sampling import sample
+from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
 from suffuse.training.frozen_parts import PARTS, embedded, located, start_from
@@ -30,7 +31,7 @@ from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
 from suffuse.training.recipe import Recipe, Resolved, TrainingSettings
-from suffuse.training.recipe_files import dump_recipe
+from suffuse.training.recipe_files import dump_recipe, load_recipe
 from suffuse.training.sample_conditions import sample_conditions
 from suffuse.training.signals import Stop, Stopped
 from suffuse.training.trainer import Trainer
@@ -82,7 +83,8 @@ def check_recipe(recipe: Recipe) -> None:
     """
     noise_levels = getattr(recipe.objective, "noise_levels", None)
     check_process(recipe.path, recipe.prediction, recipe.time, noise_levels)
-    recipe.objective.check(recipe.path, recipe.training.steps)
+    if recipe.training.minutes is None:  # with a budget of time the number of steps is not known yet
+        recipe.objective.check(recipe.path, recipe.training.steps)
     times = recipe.sampling.grid.times(recipe.path)
     recipe.sampling.solver.init(torch.zeros(1), times, recipe.path)
     if not isinstance(recipe.conditioner, str):
@@ -115,6 +117,7 @@ def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher |
             with stop.interruptible():
                 kept = world.first_alone(lambda: embedded(recipe, folder), "copy the frozen models")
                 resolved, dataset = _load(kept or embedded(recipe, folder), world, watcher)
+                resolved = _timed(resolved, dataset, folder, world, watcher, resume=resume)
                 found = find_latest(folder / CHECKPOINTS)  # of a run that is resumed
                 session = _Session(resolved, dataset, folder, world, stop, watcher, fresh=found.path is None)
                 if resume:
@@ -158,6 +161,23 @@ def _load(recipe: Recipe, world: World, watcher: Watcher) -> tuple[Resolved, Dat
         for line in resolved.notes:
             watcher.note(line)
     return resolved, dataset
+
+
+def _timed(
+    resolved: Resolved, dataset: Dataset, folder: Path, world: World, watcher: Watcher, *, resume: bool
+) -> Resolved:
+    """A budget of minutes as a number of steps: that of the run itself when it is resumed, else by a calibration."""
+    settings = resolved.recipe.training
+    if settings.minutes is None:
+        return resolved
+    if resume:
+        steps = load_recipe(str(folder / RECIPE_FILE)).training.steps
+        return replace(resolved, recipe=resolved.recipe.replace(training=settings.replace(steps=steps, minutes=None)))
+    recipe, said = calibrated(resolved, dataset, folder, world)
+    check_recipe(recipe)
+    if world.first:
+        watcher.note(said)
+    return replace(resolved, recipe=recipe)
 
 
 class _Session:
