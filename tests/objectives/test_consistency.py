@@ -273,3 +273,20 @@ def test_distillation_asks_a_saved_teacher(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"shape \(3,\).*\(2,\)"):
         Consistency(teacher=TeacherStep(run=str(tmp_path / "three"))).build(model)
     assert FrozenRun(run="x").weights is None
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Consistency(), Consistency(pairs=GapPairs(), end="clean"), Consistency(metric=Cauchy(c="grid"))],
+    ids=["grid", "gap", "Cauchy"],
+)
+def test_a_sample_s_loss_does_not_depend_on_the_batch(objective: Consistency) -> None:
+    """So that processes, accumulated parts and resumes see the same losses."""
+    model = _model(objective, prediction=None if objective.end == "t_min" else EDMPrediction(), dropout=0.2)
+    live, batch, draws = objective.build(model), _batch(), _draws()
+    whole = live(model, batch, PROGRESS, draws)["consistency"]
+    parts = [
+        live(model, batch[rows], PROGRESS, draws[rows])["consistency"]
+        for rows in (slice(0, 16), slice(16, 40), slice(40, 64))
+    ]
+    assert torch.allclose(torch.cat(parts), whole, rtol=1e-3, atol=1e-4)

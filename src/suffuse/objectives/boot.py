@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.conditions import training_conditions
 from suffuse.objectives.frozen import denoise_elsewhere, load_frozen
 from suffuse.objectives.teacher import TeacherStep
 from suffuse.process import Pair, PathPart, expand, transfer
@@ -37,12 +39,14 @@ class Bootstrap(ObjectivePart):
         teacher: A finished denoiser; `euler` is its DDIM step, `heun` a second-order one. It may be guided.
         delta: Width of a step as a share of the path's times.
         boundary: Factor on the loss at the prior.
+        condition_dropout: Probability that a sample's conditions are hidden.
     """
 
     kind: Literal["bootstrap"] = "bootstrap"
     teacher: TeacherStep
     delta: float = Field(default=1 / 32, gt=0, lt=1)
     boundary: float = Field(default=1.0, ge=0)
+    condition_dropout: float = Field(default=0.0, ge=0, le=1)
 
     def flow_map(self) -> FlowMapSettings:
         """Told its target, down to the least trained time."""
@@ -81,7 +85,9 @@ class _BootstrapLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses by name, (B,) each: `bootstrap` and `boundary`."""
         part, path, (teacher,) = self.part, model.path, self._teacher
-        eps, cond = noise.normal("eps", self.shape), batch.cond
+        eps = noise.normal("eps", self.shape)
+        # Of the batch the conditions alone: nothing is computed from its data.
+        cond = training_conditions(model, replace(batch, x0=None), noise, part.condition_dropout)
         width = part.delta * (path.t_max - path.t_clean)
         t = path.t_min + width + noise.uniform("times") * (path.t_max - path.t_min - width)
         s = t - width

@@ -15,6 +15,7 @@ from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.conditions import training_conditions
 from suffuse.objectives.denoising import denoising_loss
 from suffuse.process import PathPart, TruncatedSNR, Weighting, perturb, transfer
 
@@ -34,12 +35,14 @@ class Progressive(ObjectivePart):
         first: Steps of the first student; its teacher takes twice as many.
         last: Steps of the last student. Both divide one another by a power of two.
         weighting: Of the data estimate; max(SNR, 1) is the paper's.
+        condition_dropout: Probability that a sample's conditions are hidden.
     """
 
     kind: Literal["progressive"] = "progressive"
     first: int = Field(default=16, ge=1)
     last: int = Field(default=1, ge=1)
     weighting: Weighting = TruncatedSNR()
+    condition_dropout: float = Field(default=0.0, ge=0, le=1)
 
     @property
     def stages(self) -> int:
@@ -92,7 +95,7 @@ class ProgressiveLoss(nn.Module):
         t, half, end = grid[i], grid[i + 1], grid[i + 2]
         eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype)
         x_t = perturb(path, x0, eps, t)
-        cond = model.conditioner.observe(x0, batch.cond)
+        cond = training_conditions(model, batch, noise, self.part.condition_dropout)
         here, middle, there = (path.level(time, x0) for time in (t, half, end))
         with torch.no_grad():
             x_half = transfer(x_t, self.teacher.denoise(x_t, t, cond), here, middle)

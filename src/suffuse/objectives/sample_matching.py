@@ -21,6 +21,7 @@ from suffuse.metrics.kernel import Kernel, cubic, gaussian
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks.part import seeded
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.conditions import training_conditions
 from suffuse.process import PathPart
 from suffuse.sampling import DDIM, Estimate, Grid, Solver, Uniform
 
@@ -192,6 +193,7 @@ class SampleMatching(ObjectivePart):
         solver, grid: The sampler, which must be that of later use.
         kernel: Between features.
         features: In which samples and data are compared.
+        condition_dropout: Probability that a sample's conditions are hidden.
     """
 
     kind: Literal["sample_matching"] = "sample_matching"
@@ -199,6 +201,7 @@ class SampleMatching(ObjectivePart):
     grid: Grid = Uniform(steps=5)
     kernel: KernelChoice = CubicKernel()
     features: FeaturesChoice = SameFeatures()
+    condition_dropout: float = Field(default=0.0, ge=0, le=1)
 
     def check(self, path: PathPart, steps: int) -> None:
         """Solver and grid must go with the path."""
@@ -226,7 +229,8 @@ class SampleMatching(ObjectivePart):
             if batch.x0 is None or len(batch.x0) < 2:
                 raise UsageError("objective 'sample_matching' compares a batch of data with one of samples; it needs 2")
             start = noise.normal("start", tuple(batch.x0.shape[1:])) * float(model.path.level(times[0]).sigma)
-            made = differentiable_sample(model, start, self.solver, times, batch.cond, noise)
+            cond = training_conditions(model, batch, noise, self.condition_dropout)
+            made = differentiable_sample(model, start, self.solver, times, cond, noise)
             mine, real = features(made.float()).double(), features(batch.x0.float()).double()
             value = unbiased_mmd2(mine, real, kernel)
             return {"mmd2": value.float().expand(len(batch.x0))}
