@@ -24,6 +24,7 @@ _NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "hub"): {"path": "someone/pictures"},
     ("data", "images"): {"path": "pictures"},
     ("grid", "list"): {"listed": [1.0, 0.5]},
+    ("objective", "bootstrap"): {"teacher": {"run": "runs/teacher"}},
 }
 
 

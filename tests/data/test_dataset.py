@@ -200,7 +200,7 @@ def test_one_word_that_is_nothing(tmp_path):
         UsageError, match=r"neither a folder or zip that is there nor a kind of data; did you mean 'digits'"
     ):
         data_from("digit")
-    with pytest.raises(UsageError, match="kinds: digits, hub, images, low_rank, mixture, rings, shapes"):
+    with pytest.raises(UsageError, match="kinds: digits, hub, images, low_rank, mixture, outliers, rings, shapes"):
         data_from(str(tmp_path / "file.txt"))
 
 

@@ -104,6 +104,7 @@ def test_short_overrides_are_the_dotted_ones(write: Callable[..., str]) -> None:
     values = {
         "size": 14,
         "steps": 7,
+        "minutes": 2.5,
         "batch": 9,
         "seed": 3,
         "device": "cpu",

@@ -64,12 +64,7 @@ def verify_command(
     from suffuse.claims.verify import Settings, default_jobs, on_gpu, verify
 
     claims = find_claims(name)
-    if trial_overrides and not trial:
-        raise UsageError(f"{trial_overrides[0]!r} would change a fixed protocol; overrides are for --trial alone")
-    if trial and record:
-        raise UsageError("figures of a trial mean nothing and are not recorded; leave out --trial or --record")
-    if again and trial:
-        raise UsageError("a trial's figures cannot be compared with recorded ones; leave out --trial or --recheck")
+    _check_trial(trial_overrides, trial=trial, record=record, again=again)
     if data is not None and not any(experiment.data for experiment in experiments_of(claims, tier.value)):
         raise UsageError(f"--data {data} is not used: {name} in tier {tier.value} brings its own data; leave it out")
     folders = ledger_folders(store, record=record)
@@ -103,6 +98,18 @@ def verify_command(
         say(f"{item.text}\n")
         for file in item.files:
             note(f"wrote {file}")
+
+
+def _check_trial(overrides: Sequence[str] | None, *, trial: bool, record: bool, again: bool) -> None:
+    """Refuse what would change a protocol, or take a trial's figures for figures."""
+    from suffuse.base.errors import UsageError
+
+    if overrides and not trial:
+        raise UsageError(f"{overrides[0]!r} would change a fixed protocol; overrides are for --trial alone")
+    if trial and record:
+        raise UsageError("figures of a trial mean nothing and are not recorded; leave out --trial or --record")
+    if trial and again:
+        raise UsageError("a trial's figures cannot be compared with recorded ones; leave out --trial or --recheck")
 
 
 def _recheck(claims: Sequence[Claim], tier: Tier, settings: Settings, folder: Path, *, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from suffuse.objectives.conditions import training_conditions
 from suffuse.objectives.denoising import denoising_loss
 from suffuse.process import PathPart, TruncatedSNR, Weighting, perturb, transfer
 
-__all__ = ["Progressive"]
+__all__ = ["Progressive", "ProgressiveLoss"]
 
 
 class Progressive(ObjectivePart):

@@ -27,14 +27,16 @@ from suffuse.sampling import DDIM, Estimate, Grid, Solver, Uniform
 
 __all__ = [
     "CubicKernel",
+    "FeaturesPart",
     "GaussianKernels",
+    "KernelPart",
     "LinearKernel",
     "RandomConvolutions",
     "SameFeatures",
     "SampleMatching",
     "differentiable_sample",
     "unbiased_mmd2",
-]  # fmt: skip
+]
 
 
 class KernelPart(Part, abc.ABC):
