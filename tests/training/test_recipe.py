@@ -11,7 +11,7 @@ import pytest
 from suffuse.base.errors import UsageError
 from suffuse.data import Dataset, GaussianMixture
 from suffuse.models.conditioner import ClassLabel, NoCondition
-from suffuse.networks import UNet, count_parameters
+from suffuse.networks import MLP, UNet, count_parameters
 from suffuse.objectives import Denoising
 from suffuse.sampling import CFG
 from suffuse.training.recipe import Recipe
@@ -40,6 +40,22 @@ def test_auto_is_decided_by_the_data_and_said(tiny: Make) -> None:
     assert (
         resolved.notes[2] == f"{count_parameters(UNet.for_data((3, 32, 32)), (3, 32, 32)):,} parameters in the network"
     )
+
+
+@pytest.mark.parametrize(("side", "kind"), [(8, "mlp"), (16, "mlp"), (32, "unet")])
+def test_maps_of_very_small_images_get_an_mlp(tiny: Make, side: int, kind: str) -> None:
+    tree = {**AUTO, "path": "edm", "time": "log_sigma", "prediction": "edm", "objective": {"kind": "consistency"}}
+    recipe = tiny(tree=tree, steps=2000)
+    resolved = recipe.resolve(pictures(side=side, channels=3))
+    assert resolved.model.network.kind == kind
+    assert ("MLP of 512 units" in resolved.notes[0]) is (kind == "mlp")
+    denoiser = tiny(tree=AUTO).resolve(pictures(side=side, channels=3))
+    assert denoiser.model.network.kind == "unet"
+
+
+def test_points_get_an_mlp(tiny: Make) -> None:
+    recipe = tiny(tree={"network": "auto"})
+    assert recipe.resolve(recipe.data.load()).model.network == MLP(width=256)
 
 
 @pytest.mark.parametrize("classes", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from suffuse.base.part import Part
 from suffuse.data import Data, Dataset
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ConditionerConfig, ModelConfig
-from suffuse.networks import NetworkConfig, UNet, count_parameters
+from suffuse.networks import MLP, NetworkConfig, UNet, count_parameters
 from suffuse.objectives import Denoising, ObjectiveConfig
 from suffuse.objectives.frozen import FrozenRun
 from suffuse.process import Coupling, Identity, Independent, Path, Prediction, TimeCondition
@@ -21,6 +22,8 @@ from suffuse.sampling import DPMSolverPP, Grid, Guidance, NoGuidance, Solver, Un
 __all__ = ["EvaluationSettings", "OptimiserSettings", "Recipe", "Resolved", "SamplingSettings", "TrainingSettings"]
 
 AUTO = Literal["auto"]
+# Up to here an MLP on all pixels learned flow maps better than any U-Net that was tried, at equal time on a CPU.
+_SMALL_PIXELS = 16 * 16
 
 
 class OptimiserSettings(Part):
@@ -187,8 +190,8 @@ class Recipe(Part):
         notes = []
         network = self.network
         if isinstance(network, str):
-            network = UNet.for_data(dataset.shape)
-            notes.append(f"network: {network.describe(dataset.shape)}")
+            network, why_network = self._sized(dataset.shape)
+            notes.append(why_network)
         conditioner, why = self._conditioner(dataset)
         self.check_guidance(conditioner)
         notes.extend(why)
@@ -206,6 +209,16 @@ class Recipe(Part):
         notes.append(f"{count_parameters(model.network, dataset.shape):,} parameters in the network")
         chosen = self.replace(data=self.data.anchored(), network=network, conditioner=conditioner)
         return Resolved(chosen, model, tuple(notes))
+
+    def _sized(self, shape: tuple[int, ...]) -> tuple[NetworkConfig, str]:
+        """A network for the data: a U-Net, or an MLP for points and for maps of very small images."""
+        if len(shape) == 1:
+            return MLP(width=256), f"network: MLP of 256 units for points of {shape[0]} numbers"
+        if self.objective.flow_map() is not None and math.prod(shape[1:]) <= _SMALL_PIXELS:
+            told = f"network: MLP of 512 units, which on {shape[1]}x{shape[2]} pixels learns maps faster than a U-Net"
+            return MLP(width=512, depth=4), told
+        network = UNet.for_data(shape)
+        return network, f"network: {network.describe(shape)}"
 
     def check_guidance(self, conditioner: ConditionerConfig) -> None:
         """Refuse a guidance that the model could not follow.
