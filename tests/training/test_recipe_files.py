@@ -99,6 +99,13 @@ def test_a_base_that_is_not_there_is_named(write: Callable[..., str]) -> None:
 # Overrides
 
 
+def test_steps_replace_a_recipe_s_budget_of_time() -> None:
+    assert load_recipe("folder-fewstep").training.minutes == 14
+    assert load_recipe("folder-fewstep", ["steps=3000"]).training.minutes is None
+    assert load_recipe("folder-fewstep", ["training.steps=3000"]).training.minutes is None
+    assert load_recipe("folder-fewstep", ["minutes=2", "batch=8"]).training.minutes == 2
+
+
 def test_short_overrides_are_the_dotted_ones(write: Callable[..., str]) -> None:
     file = write(PLAIN)
     values = {

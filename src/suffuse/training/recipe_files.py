@@ -155,6 +155,9 @@ def _overrides(pairs: Sequence[str]) -> Tree:
         for name in reversed(SHORT.get(key, key).split(".")):
             value = {name: value}
         tree = merged(tree, value)
+    training = tree.get("training")
+    if isinstance(training, dict) and "steps" in training:
+        training.setdefault("minutes", None)  # who names steps does not want a recipe's budget of time
     return tree
 
 
