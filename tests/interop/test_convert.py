@@ -17,6 +17,7 @@ from suffuse.base.randomness import Draws
 from suffuse.interop.convert import process_of, scheduler_of, to_diffusers, to_suffuse
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
+from suffuse.models.flow_map import FlowMapSettings
 from suffuse.models.low_resolution import LowResolution
 from suffuse.models.pretrained import load_model, save_model
 from suffuse.networks import MLP, DiT, UNet
@@ -226,6 +227,10 @@ def test_latents_and_names_of_a_pipeline_are_told(
     [
         ({"time": SharedTimesteps(then=Remap())}, "time condition 'shared' would be lost.*sample it here instead"),
         ({"time": Remap()}, "time condition 'remap' would be lost"),
+        (
+            {"flow_map": FlowMapSettings(end="clean")},
+            "is a flow map, whose estimate is an endpoint.*--solver consistency",
+        ),
         ({"conditioner": LowResolution(factor=2)}, "'low_resolution' puts 4 channels beside the sample.*with suffuse"),
         ({"time": {"kind": "identity", "scale": 0.5}}, "time condition 'identity' would be lost"),
         ({"path": Flow(), "prediction": FlowVelocity()}, "path 'flow' with prediction 'flow' has no scheduler"),

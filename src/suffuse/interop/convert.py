@@ -180,6 +180,11 @@ def to_diffusers(
     model = load_model(folder, weights=weights)
     config = model.config
     assert config is not None
+    if config.flow_map is not None:
+        raise UsageError(
+            "this run is a flow map, whose estimate is an endpoint; a pipeline of diffusers would take it for a mean "
+            "and step on. Sample it with suffuse (--solver consistency)"
+        )
     scheduler = scheduler_of(config.path, config.prediction)
     sharing = _sharing_of(config.time, config.path)
     labels = model.state_dict().get("conditioner.table.weight")
