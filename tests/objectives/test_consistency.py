@@ -16,7 +16,7 @@ from suffuse.models.exact import ExactMixture
 from suffuse.models.flow_map import FlowMap
 from suffuse.networks import MLP
 from suffuse.objectives import Consistency, Denoising, Progress, denoising_loss
-from suffuse.objectives.consistency import ConsistencyLoss, LowNoiseDenoising
+from suffuse.objectives.consistency import ConsistencyLoss, LowNoiseDenoising, Truncation
 from suffuse.objectives.frozen import FrozenRun, denoise_elsewhere
 from suffuse.objectives.pair_metric import L2, Cauchy, PseudoHuber
 from suffuse.objectives.targets import AveragedWeights
@@ -32,7 +32,9 @@ from suffuse.process import (
     GapPairs,
     GridPairs,
     Identity,
+    LogNormal,
     LogSigma,
+    LogStudentT,
     Pair,
     PathPart,
     PredictionPart,
@@ -174,12 +176,12 @@ def test_low_noise_denoising_covers_the_cleanest_quarter() -> None:
     r = torch.tensor([0.01, 0.1, 0.5, 1.0, 80.0], dtype=torch.float64)
     pair = Pair(r, r / 2, r, r / 2, intervals=10, rank=rank)
     mine, x0 = torch.ones(5, 2, requires_grad=True), torch.zeros(5, 2)
-    loss = anchor.of(mine, x0, pair, sigma_data=0.5)
+    loss = anchor.of(mine, x0, pair, sigma_data=0.5, probability=0.4)
     assert torch.equal(loss[2:], torch.zeros(3))  # 0.25 of 11 points: ranks 1 and 2
     expected = 2.0 * (1 / r[:2] ** 2 + 4).float()
     assert torch.allclose(loss.mean(), expected.mean())
     nobody = Pair(r, r / 2, r, r / 2, intervals=10, rank=torch.full((5,), 9))
-    anchor.of(mine, x0, nobody, sigma_data=0.5).mean().backward()
+    anchor.of(mine, x0, nobody, sigma_data=0.5, probability=0.4).mean().backward()
     assert mine.grad is not None
     assert torch.equal(mine.grad, torch.zeros(5, 2))
 
@@ -277,16 +279,84 @@ def test_distillation_asks_a_saved_teacher(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "objective",
-    [Consistency(), Consistency(pairs=GapPairs(), end="clean"), Consistency(metric=Cauchy(c="grid"))],
-    ids=["grid", "gap", "Cauchy"],
+    [
+        Consistency(),
+        Consistency(pairs=GapPairs(), end="clean"),
+        Consistency(metric=Cauchy(c="grid")),
+        Consistency(low_noise=LowNoiseDenoising()),
+    ],
+    ids=["grid", "gap", "Cauchy", "low noise"],
 )
 def test_a_sample_s_loss_does_not_depend_on_the_batch(objective: Consistency) -> None:
     """So that processes, accumulated parts and resumes see the same losses."""
     model = _model(objective, prediction=None if objective.end == "t_min" else EDMPrediction(), dropout=0.2)
     live, batch, draws = objective.build(model), _batch(), _draws()
-    whole = live(model, batch, PROGRESS, draws)["consistency"]
-    parts = [
-        live(model, batch[rows], PROGRESS, draws[rows])["consistency"]
-        for rows in (slice(0, 16), slice(16, 40), slice(40, 64))
-    ]
-    assert torch.allclose(torch.cat(parts), whole, rtol=1e-3, atol=1e-4)
+    whole = live(model, batch, PROGRESS, draws)
+    rows = (slice(0, 16), slice(16, 40), slice(40, 63), slice(63, 64))
+    parts = [live(model, batch[part], PROGRESS, draws[part]) for part in rows]
+    for name, value in whole.items():
+        assert torch.allclose(torch.cat([part[name] for part in parts]), value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_truncated_batch_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    """A micro-batch of one, too, which may hold a boundary sample or none."""
+    plain = Consistency(pairs=GapPairs(), end="clean")
+    _model(plain, prediction=EDMPrediction()).save_pretrained(tmp_path)
+    levels = LogStudentT(low=1.0, high=80.0)
+    objective = Consistency(
+        pairs=GapPairs(levels=levels), end="clean", truncation=Truncation(run=str(tmp_path), split=1.0, share=0.25)
+    )
+    model = _model(objective, prediction=EDMPrediction(), seed=1)
+    live, batch, draws = objective.build(model), _batch(), _draws()
+    whole = live(model, batch, PROGRESS, draws)
+    assert int((whole["boundary"] != 0).sum()) <= 16  # floor(64 / 4), less those without a difference
+    assert whole["boundary"].sum().item() > 0
+    parts = [live(model, batch[i : i + 1], PROGRESS, draws[i : i + 1]) for i in range(64)]
+    for name, value in whole.items():
+        assert torch.allclose(torch.cat([part[name] for part in parts]), value, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UsageError, match="draws lower ones too"):
+        objective.replace(pairs=GapPairs()).check(EDM(), 1000)
+    with pytest.raises(UsageError, match="with the same end"):
+        objective.replace(end="t_min").build(_model(objective.replace(end="t_min"), prediction=EDMPrediction()))
+
+
+@pytest.mark.parametrize("path", [VP(), EDM(sigma_max=160.0), Flow(t_start=0.002), EDM()], ids=repr)
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_a_teacher_s_step_from_the_top_of_a_grid_keeps_the_law(path: PathPart, solver: str) -> None:
+    """From the law at the prior to that at the next grid point, whatever the prior's sigma / alpha."""
+    std = 0.5
+    exact = ExactMixture(path, torch.ones(1), torch.zeros(1, 1), torch.full((1,), std))
+    t, r = GridPairs().grid(path, 400)
+    pair = Pair(t[-1:], t[-2:-1], r[-1:], r[-2:-1])
+    spread = [float((path.alpha(v) ** 2 * std**2 + path.sigma(v) ** 2).sqrt()) for v in (pair.t, pair.s)]
+    x = torch.tensor([[spread[0]]], dtype=torch.float64)
+    step = TeacherStep(run="exact", solver=solver)  # type: ignore[arg-type]  # a literal
+    x_s = step.step(exact, path, x, pair, Batch().cond)  # type: ignore[arg-type]  # what a teacher is asked for
+    assert x_s.item() == pytest.approx(spread[1], rel=2e-3)
+
+
+@pytest.mark.parametrize("theirs", [VP(), EDM(), Flow(), VP(zero_terminal_snr=True)], ids=repr)
+@pytest.mark.parametrize("ours", [VP(), EDM(), Flow(), VP(zero_terminal_snr=True), EDM(sigma_max=500.0)], ids=repr)
+def test_a_teacher_elsewhere_is_asked_what_it_knows(ours: PathPart, theirs: PathPart) -> None:
+    """From pure noise to nearly clean data; far beyond its own range it still answers the data's mean."""
+    weights, means, stds = torch.ones(2) / 2, torch.tensor([[0.5], [-0.3]]), torch.full((2,), 0.2)
+    teacher, exact = (ExactMixture(path, weights=weights, means=means, stds=stds) for path in (theirs, ours))
+    t = ours.t_min + torch.linspace(0.01, 1, 9, dtype=torch.float64) * (ours.t_max - ours.t_min)
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None] * ours.sigma(t)[:, None].clamp_min(0.3)
+    found = denoise_elsewhere(teacher, ours, x, t)  # type: ignore[arg-type]  # what a teacher is asked for
+    assert bool(found.isfinite().all())
+    assert torch.allclose(found, exact.denoise(x, t), atol=5e-3)
+
+
+def test_settings_without_effect_are_refused() -> None:
+    gap = Consistency(pairs=GapPairs(), end="clean")
+    for objective, message in (
+        (gap.replace(metric=Cauchy(c="grid")), "have no grid; use a number"),
+        (gap.replace(target=AveragedWeights()), r"set target\.s0=null"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            objective.check(EDM(), 1000)
+    with pytest.raises(UsageError, match=r"set pairs\.stratified"):
+        GridPairs().replace(levels=LogNormal(stratified=True))
+    with pytest.raises(UsageError, match="c must be above 0"):
+        Cauchy().replace(c=0.0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from suffuse.base.batch import Batch
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
+from suffuse.metrics.kernel import unbiased_mmd2
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.exact import ExactMixture
@@ -26,7 +27,6 @@ from suffuse.objectives.sample_matching import (
     LinearKernel,
     RandomConvolutions,
     differentiable_sample,
-    unbiased_mmd2,
 )
 from suffuse.objectives.teacher import TeacherStep
 from suffuse.process import EDM, VP, EDMPrediction, Flow, Identity, LogSigma, Pair, PathPart, V, transfer

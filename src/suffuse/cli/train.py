@@ -26,6 +26,7 @@ def train_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
 ) -> None:
     """Train a model."""
+    from suffuse.training.frozen_parts import located
     from suffuse.training.recipe_files import dump_recipe, load_recipe
     from suffuse.training.run import RECIPE_FILE, Watcher, check_recipe, train
 
@@ -35,6 +36,8 @@ def train_command(
     wanted = load_recipe(source, overrides or ())
     if is_run and not any(pair.startswith("out=") for pair in overrides or ()):
         wanted = wanted.replace(out=str(folder))  # it may have been moved since
+    elif is_run:
+        wanted = located(wanted, folder)  # another run of this recipe asks the frozen models that this one keeps
     if dry_run:
         check_recipe(wanted)
         say(dump_recipe(wanted).rstrip())

@@ -43,4 +43,8 @@ def tune_command(
         return
     levels = ", ".join(f"{level:.3g}" for level in found.preset.found["levels"])
     say(f"sigma/alpha {levels}: {found.headline} {found.after:.4g}, with the run's own times {found.before:.4g}")
-    say(f"{file}; next: suffuse sample {opened.folder} --preset {found.preset.name}")
+    if found.after > found.before:
+        note(
+            "on fresh noise the times found are no better than the run's own; more samples (--n) make the search surer"
+        )
+    say(f"{file}; next: suffuse sample {run} --preset {found.preset.name}")

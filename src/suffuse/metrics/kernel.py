@@ -11,7 +11,7 @@ from torch import Tensor
 from suffuse.base.errors import UsageError
 from suffuse.metrics.points import Features, points_of, same_space, squared_distances, subset
 
-__all__ = ["Averaged", "Kernel", "cubic", "gaussian", "kernel_distance", "median_distance", "mmd2"]
+__all__ = ["Averaged", "Kernel", "cubic", "gaussian", "kernel_distance", "median_distance", "mmd2", "unbiased_mmd2"]
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """(n, D), (m, D) float64 -> (n, m)."""
@@ -58,6 +58,17 @@ def median_distance(features: Features, *, seed: int, count: int = 1000) -> floa
     return float(torch.pdist(subset(points, count, seed=seed, stream="median distance").double()).median())
 
 
+def unbiased_mmd2(x: Tensor, y: Tensor, kernel: Kernel = cubic) -> Tensor:
+    """Unbiased squared maximum mean discrepancy with its gradients, a scalar; arguments as for `mmd2`."""
+    n, m = x.shape[0], y.shape[0]
+    within_x, within_y, between = kernel(x, x), kernel(y, y), kernel(x, y)
+    return (
+        (within_x.sum() - within_x.trace()) / (n * (n - 1))
+        + (within_y.sum() - within_y.trace()) / (m * (m - 1))
+        - 2 * between.mean()
+    )
+
+
 def mmd2(x: Tensor, y: Tensor, kernel: Kernel = cubic) -> float:
     """Unbiased squared maximum mean discrepancy; near 0, and on either side of it, for samples of one distribution.
 
@@ -68,13 +79,7 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel = cubic) -> float:
 
     Source: gretton2012mmd, Eq. 3.
     """
-    n, m = x.shape[0], y.shape[0]
-    within_x, within_y, between = kernel(x, x), kernel(y, y), kernel(x, y)
-    return float(
-        (within_x.sum() - within_x.trace()) / (n * (n - 1))
-        + (within_y.sum() - within_y.trace()) / (m * (m - 1))
-        - 2 * between.mean()
-    )
+    return float(unbiased_mmd2(x, y, kernel))
 
 
 def kernel_distance(

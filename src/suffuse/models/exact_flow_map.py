@@ -9,7 +9,7 @@ from torch import Tensor
 
 from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
-from suffuse.process import Level, PathPart
+from suffuse.process import Level, PathPart, aim
 
 __all__ = ["ExactGaussianMap"]
 
@@ -49,5 +49,4 @@ class ExactGaussianMap:
         if call is None or call.target is None:
             return self(x, t, self.t_end) / self._level(self.t_end, x).alpha
         here, there = self._level(t, x), self._level(call.target, x)
-        ratio = there.sigma / here.sigma
-        return (self(x, t, call.target) - ratio * x) / (there.alpha - here.alpha * ratio)
+        return aim(x, self(x, t, call.target), here, there)

@@ -28,7 +28,7 @@ __all__ = [
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # What a run's folder holds beyond the model stays at home.
-_NOT_PUSHED = ("checkpoints/*", "*.lock", ".*", "tensorboard/*")
+_NOT_PUSHED = ("checkpoints/*", "parts/*", "*.lock", ".*", "tensorboard/*")
 
 
 def ema_file(name: str) -> str:
@@ -131,6 +131,7 @@ def local_folder(name: str | Path, revision: str | None = None, token: str | Non
                 revision=revision,
                 token=token,
                 allow_patterns=["*.json", "*.safetensors", "*.yaml", "README.md"],
+                ignore_patterns=["parts/*", "checkpoints/*"],
             )
         )
     except LocalEntryNotFoundError as error:  # first: in older versions it is an HTTP error too

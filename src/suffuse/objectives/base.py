@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -62,9 +62,17 @@ class Following(Protocol):
 
 
 class ObjectivePart(Part, abc.ABC):
-    """Configuration of an objective."""
+    """Configuration of an objective.
+
+    Attributes:
+        couples: Whether it pairs data with noise, so that a coupling has a meaning.
+        needs_init: Whether it starts from a finished model.
+        condition_dropout: Probability that a sample's conditions are hidden.
+    """
 
     kind: str
+    couples: ClassVar[bool] = True
+    needs_init: ClassVar[bool] = False
     condition_dropout: float = 0.0
 
     def flow_map(self) -> FlowMapSettings | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,9 +17,9 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
 from suffuse.objectives.conditions import training_conditions
-from suffuse.objectives.frozen import denoise_elsewhere, load_frozen
+from suffuse.objectives.frozen import denoise_elsewhere
 from suffuse.objectives.teacher import TeacherStep
-from suffuse.process import Pair, PathPart, expand, transfer
+from suffuse.process import Pair, PathPart, aim, expand, transfer
 
 __all__ = ["Bootstrap"]
 
@@ -43,6 +43,7 @@ class Bootstrap(ObjectivePart):
     """
 
     kind: Literal["bootstrap"] = "bootstrap"
+    couples: ClassVar[bool] = False
     teacher: TeacherStep
     delta: float = Field(default=1 / 32, gt=0, lt=1)
     boundary: float = Field(default=1.0, ge=0)
@@ -75,7 +76,7 @@ class _BootstrapLoss(nn.Module):
     def __init__(self, part: Bootstrap, model: FlowMap) -> None:
         super().__init__()
         self.part = part
-        self._teacher = (load_frozen(part.teacher, model, "teacher"),)  # never trained, never saved
+        self._teacher = (part.teacher.load(model),)  # never trained, never saved
         if model.config is None:
             raise UsageError("objective 'bootstrap' draws noise in the shape of the model's configuration; it has none")
         self.shape = model.config.shape
@@ -103,8 +104,7 @@ class _BootstrapLoss(nn.Module):
             x_t = transfer(x_top, signal(t), top, here)
             pair = Pair(t, s, path.sigma(t) / path.alpha(t), path.sigma(s) / path.alpha(s))
             x_s = part.teacher.step(teacher, path, x_t, pair, cond)
-            ratio = there.sigma / float(top.sigma)
-            target = (x_s - ratio * x_top) / (there.alpha - float(top.alpha) * ratio)
+            target = aim(x_top, x_s, top, there)
             factor = expand(1 - path.alpha(t) * path.sigma(s) / (path.sigma(t) * path.alpha(s)), eps)
             last = torch.full_like(t, path.t_max)
             clean = denoise_elsewhere(teacher, path, x_top, last, cond)

@@ -5,6 +5,7 @@ The presets of the papers (CT, CD, iCT, sLCT, ECT) are recipes of it; their abla
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser, Evaluation
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.conditions import training_conditions
 from suffuse.objectives.frozen import FrozenRun, load_frozen
 from suffuse.objectives.pair_metric import PairMetric, PseudoHuber
 from suffuse.objectives.targets import SameWeights, TargetWeights
@@ -33,8 +35,8 @@ __all__ = ["Consistency", "ConsistencyLoss", "LowNoiseDenoising", "Truncation"]
 class LowNoiseDenoising(Part):
     """Denoising of the samples at the cleanest grid points: it anchors the chain of targets at the data.
 
-    Its weight is EDM's, 1 / sigma**2 + 1 / sigma_data**2, on the mean squared error; the mean runs over the samples
-    concerned. At high noise the data's mean is no consistent target, so it is not asked for there.
+    Its weight is EDM's, 1 / sigma**2 + 1 / sigma_data**2, on the mean squared error; in expectation the mean runs over
+    the samples concerned alone. At high noise the data's mean is no consistent target, so it is not asked for there.
 
     Source: dao2025slct, Section 4.2.
 
@@ -46,15 +48,26 @@ class LowNoiseDenoising(Part):
     strength: float = Field(default=5.0, ge=0)
     share: float = Field(default=0.25, gt=0, le=1)
 
-    def of(self, mine: Tensor, x0: Tensor, pair: Pair, sigma_data: float) -> Tensor:
-        """Losses, (B,) float32, zero where not concerned; their mean over the batch is that over the concerned."""
+    def ranks(self, intervals: int) -> int:
+        """How many of the grid's points, counted from the cleanest but one, are concerned."""
+        return math.floor(self.share * (intervals + 1))
+
+    def of(self, mine: Tensor, x0: Tensor, pair: Pair, sigma_data: float, probability: float) -> Tensor:
+        """Losses, (B,) float32, zero where not concerned; their expected mean is that over the concerned.
+
+        Args:
+            mine: Estimates at the noisier points, with the graph.
+            x0: Data.
+            pair: On a grid.
+            sigma_data: Standard deviation of the data.
+            probability: That a sample is concerned. The law's, not the batch's: so that parts of a batch add up.
+        """
         if pair.rank is None or pair.intervals is None:
             raise UsageError("low_noise counts the points of a grid; use pairs=grid, or low_noise=null")
-        concerned = pair.rank <= self.share * (pair.intervals + 1)
+        concerned = pair.rank <= self.ranks(pair.intervals)
         weight = (pair.r_t.square().reciprocal() + sigma_data**-2).float()
         error = (mine - x0).float().square().flatten(1).mean(1)
-        share = concerned.float().mean().clamp_min(1 / len(concerned))  # nobody concerned: the loss is 0
-        return self.strength * weight * error * concerned / share
+        return self.strength * weight * error * concerned / max(probability, 1e-12)
 
 
 class Truncation(FrozenRun):
@@ -74,6 +87,10 @@ class Truncation(FrozenRun):
     split: float = Field(default=1.0, gt=0)
     share: float = Field(default=0.25, ge=0, lt=1)
     strength: float = Field(default=0.1, ge=0)
+
+    def exact_share(self, total: int) -> float:
+        """floor(share B) / B of a step's whole batch, over all processes and accumulated parts."""
+        return math.floor(self.share * total) / total
 
     def boundary(self, noise: Draws) -> Tensor:
         """Which samples stand at the dividing level, (B,) bool: floor(share B) of a batch, spread evenly."""
@@ -126,12 +143,35 @@ class Consistency(ObjectivePart):
                 f"objective.low_noise counts the points of a grid, but pairs {self.pairs.kind!r} have none; use "
                 "pairs=grid, or low_noise=null"
             )
+        self._check_parts()
         if self.truncation is None:
             return
         if not isinstance(self.pairs, GapPairs) or self.low_noise is not None:
             raise UsageError(
                 "objective.truncation trains no low noise levels and makes the cleaner point by a gap; use pairs=gap "
                 "and low_noise=null"
+            )
+        split = time_at(path, torch.tensor(self.truncation.split, dtype=torch.float64))
+        if float(self.pairs.levels.cdf(split, path)) > 1e-6:
+            raise UsageError(
+                f"objective.truncation trains sigma / alpha from {self.truncation.split:g} on, but pairs.levels "
+                f"{self.pairs.levels.kind!r} draws lower ones too; use levels with that lower end, such as "
+                f"{{kind: log_student_t, low: {self.truncation.split:g}}}"
+            )
+
+    def _check_parts(self) -> None:
+        """Refuse settings that would have no effect."""
+        if isinstance(self.pairs, GridPairs):
+            return
+        if getattr(self.metric, "c", None) == "grid":
+            raise UsageError(
+                f"metric.c 'grid' follows the number of a grid's intervals, but pairs {self.pairs.kind!r} have no "
+                "grid; use a number, or size"
+            )
+        if getattr(self.target, "s0", None) is not None:
+            raise UsageError(
+                f"target.s0 slows the average as a grid gets finer, but pairs {self.pairs.kind!r} have no grid; set "
+                "target.s0=null for target.mu0 throughout"
             )
 
     def build(self, model: Denoiser) -> Objective:
@@ -147,10 +187,10 @@ class Consistency(ObjectivePart):
 def _first_stage(truncation: Truncation, model: FlowMap) -> FlowMap:
     """The frozen map, with dropout by the same seeds as the model's."""
     frozen = load_frozen(truncation, model, "first stage")
-    if not isinstance(frozen, FlowMap) or frozen.path != model.path:
+    if not isinstance(frozen, FlowMap) or frozen.path != model.path or frozen.settings != model.settings:
         raise UsageError(
-            f"the first stage {truncation.run} must be a flow map on the same path ({model.path!r}); give a run of a "
-            "consistency objective"
+            f"the first stage {truncation.run} must be a flow map on the same path, with the same end ({model.path!r}, "
+            f"{model.settings!r}); give a run of a consistency objective, and set objective.end as it was there"
         )
     return frozen
 
@@ -187,7 +227,7 @@ class ConsistencyLoss(nn.Module):
         self.part = part
         self.averaged = part.target.start(model)
         # The teacher never changes: it is neither saved in checkpoints nor moved with this module's state.
-        self._teacher = (None if part.teacher is None else load_frozen(part.teacher, model, "teacher"),)
+        self._teacher = (None if part.teacher is None else part.teacher.load(model),)
         self._below = (None if part.truncation is None else _first_stage(part.truncation, model),)
 
     def forward(
@@ -200,9 +240,7 @@ class ConsistencyLoss(nn.Module):
         x0 = batch.x0
         eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
         pair, boundary = self._pairs(model, progress, noise)
-        cond = model.conditioner.observe(x0, batch.cond)
-        if cond and part.condition_dropout:
-            cond = cond.drop(noise.uniform("condition dropout") < part.condition_dropout)
+        cond = training_conditions(model, batch, noise, part.condition_dropout)
         call = Call(seeds=noise.keys("network"))
         x_t = perturb(path, x0, eps, pair.t)
         evaluation = model.evaluate(x_t, pair.t, cond, call)
@@ -214,14 +252,21 @@ class ConsistencyLoss(nn.Module):
         if boundary is None or part.truncation is None:
             losses = {"consistency": weighted}
         else:
-            share = boundary.float().mean().clamp_min(1 / len(boundary))
-            losses = {
-                "consistency": weighted * ~boundary / (1 - share),
-                "boundary": part.truncation.strength * weighted * boundary / share,
-            }
+            share = part.truncation.exact_share(noise.total)
+            losses = {"consistency": weighted * ~boundary / (1 - share)}
+            if share:
+                losses["boundary"] = part.truncation.strength * weighted * boundary / share
         if part.low_noise is not None:
-            losses["low_noise"] = part.low_noise.of(mine, x0, pair, model.sigma_data)
+            losses["low_noise"] = part.low_noise.of(mine, x0, pair, model.sigma_data, self._concerned(path, pair))
         return losses
+
+    def _concerned(self, path: PathPart, pair: Pair) -> float:
+        """Probability that a sample stands at the grid's cleanest points."""
+        part = self.part
+        if part.low_noise is None or pair.intervals is None or not isinstance(part.pairs, GridPairs):
+            return 0.0
+        shares = part.pairs.probabilities(path, pair.intervals)
+        return float(shares[: part.low_noise.ranks(pair.intervals)].sum())
 
     def _pairs(self, model: FlowMap, progress: Progress, noise: Draws) -> tuple[Pair, Tensor | None]:
         """The pairs, and which of them stand at the dividing noise level."""

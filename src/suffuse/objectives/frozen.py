@@ -17,6 +17,8 @@ from suffuse.process import PathPart
 
 __all__ = ["FrozenRun", "denoise_elsewhere", "load_frozen"]
 
+_FAR = 20.0  # half log-SNR beyond which a path is pure noise, or clean
+
 
 class FrozenRun(Part):
     """A finished run.
@@ -75,8 +77,13 @@ def denoise_elsewhere(
     """
     if model.path == path:
         return model.denoise(x, t, cond, call)
-    there = model.path.t_of(path.half_log_snr(t.double()))
-    low, high = (model.path.domain[0], model.path.domain[1])
-    there = there.clamp(low, high)
-    scale = model.path.level(there, x).alpha / torch.as_tensor(path.level(t, x).alpha)
+    theirs = model.path
+    ends = theirs.half_log_snr(torch.tensor([theirs.t_max, theirs.t_min], dtype=torch.float64)).tolist()
+    lam = path.half_log_snr(t.double())
+    # Noisier than the model knows: its noisiest time, as if x were noise alone. Inverses are asked finite values only.
+    there = theirs.t_of(lam.clamp(max(ends[0], -_FAR), min(ends[1], _FAR)))
+    there = torch.where(lam <= max(ends[0], -_FAR), theirs.t_max, there)
+    now, then = path.level(t, x), theirs.level(there, x)
+    noisy = torch.as_tensor(now.sigma) > torch.as_tensor(now.alpha)
+    scale = torch.where(noisy, then.sigma / now.sigma, then.alpha / torch.as_tensor(now.alpha).clamp_min(1e-12))
     return model.denoise(x * scale, there, cond, call)

@@ -16,6 +16,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.derivatives import check_finite_derivative, jvp
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.conditions import training_conditions
 from suffuse.process import Flow, FlowVelocity, LogitNormal, NoiseLevels, PathPart, perturb
 
 __all__ = ["MeanFlow"]
@@ -54,6 +55,10 @@ class MeanFlow(ObjectivePart):
                 f"objective 'mean_flow' is the identity of the flow path's velocity, but the path is {path.kind!r}; "
                 "use path=flow, or objective consistency, which holds on every path"
             )
+        if self.noise_levels.stratified:
+            raise UsageError(
+                "objective.noise_levels.stratified has no meaning for mean_flow, which orders two times; leave it out"
+            )
 
     def build(self, model: Denoiser) -> Objective:
         """A function: the objective has no weights of its own."""
@@ -80,9 +85,7 @@ class MeanFlow(ObjectivePart):
         x0 = batch.x0
         eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
         t, s = self._times(noise, model.path)
-        cond = model.conditioner.observe(x0, batch.cond)
-        if cond and self.condition_dropout:
-            cond = cond.drop(noise.uniform("condition dropout") < self.condition_dropout)
+        cond = training_conditions(model, batch, noise, self.condition_dropout)
         seeds = noise.keys("network")
 
         def average_velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from suffuse.base.part import Joint, Part
@@ -112,7 +112,18 @@ class PseudoHuber(_Robust):
         return squared / ((squared + c * c).sqrt() + c)
 
 
-class Cauchy(_Robust):
+class _Dividing(_Robust):
+    """A robust metric that divides by c."""
+
+    @field_validator("c")
+    @classmethod
+    def _positive(cls, c: float | str) -> float | str:
+        if c == 0:
+            raise ValueError("c must be above 0, it is divided by; pseudo_huber takes 0")
+        return c
+
+
+class Cauchy(_Dividing):
     """log(1 + |x|**2 / (2 c**2)): its derivative falls like 2 / |x| for outliers. Source: dao2025slct, Section 4.1."""
 
     kind: Literal["cauchy"] = "cauchy"
@@ -123,7 +134,7 @@ class Cauchy(_Robust):
         return torch.log1p(self.squared(difference) / (2 * self.c_of(size, intervals) ** 2))
 
 
-class GemanMcClure(_Robust):
+class GemanMcClure(_Dividing):
     """2 |x|**2 / (|x|**2 + 4 c**2): outliers are forgotten altogether. Source: dao2025slct, Section 4.1."""
 
     kind: Literal["geman_mcclure"] = "geman_mcclure"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
 from suffuse.objectives.conditions import training_conditions
 from suffuse.objectives.denoising import denoising_loss
-from suffuse.process import PathPart, TruncatedSNR, Weighting, perturb, transfer
+from suffuse.process import PathPart, TruncatedSNR, Weighting, aim, perturb, transfer
 
 __all__ = ["Progressive", "ProgressiveLoss"]
 
@@ -39,6 +39,7 @@ class Progressive(ObjectivePart):
     """
 
     kind: Literal["progressive"] = "progressive"
+    needs_init: ClassVar[bool] = True
     first: int = Field(default=16, ge=1)
     last: int = Field(default=1, ge=1)
     weighting: Weighting = TruncatedSNR()
@@ -93,15 +94,14 @@ class ProgressiveLoss(nn.Module):
         grid = torch.linspace(path.t_max, path.t_clean, 2 * steps + 1, dtype=torch.float64, device=x0.device)
         i = 2 * (noise.uniform("times") * steps).floor().long()
         t, half, end = grid[i], grid[i + 1], grid[i + 2]
-        eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype)
+        eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
         x_t = perturb(path, x0, eps, t)
         cond = training_conditions(model, batch, noise, self.part.condition_dropout)
         here, middle, there = (path.level(time, x0) for time in (t, half, end))
         with torch.no_grad():
             x_half = transfer(x_t, self.teacher.denoise(x_t, t, cond), here, middle)
             x_end = transfer(x_half, self.teacher.denoise(x_half, half, cond), middle, there)
-            ratio = there.sigma / here.sigma
-            target = (x_end - ratio * x_t) / (there.alpha - here.alpha * ratio)
+            target = aim(x_t, x_end, here, there)
         evaluation = model.evaluate(x_t, t, cond, Call(seeds=noise.keys("network")))
         return {"progressive": denoising_loss(evaluation, target, self.part.weighting)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.part import Joint, Part
 from suffuse.base.randomness import Draws
-from suffuse.metrics.kernel import Kernel, cubic, gaussian
+from suffuse.metrics.kernel import Kernel, cubic, gaussian, unbiased_mmd2
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks.part import seeded
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
@@ -35,7 +35,6 @@ __all__ = [
     "SameFeatures",
     "SampleMatching",
     "differentiable_sample",
-    "unbiased_mmd2",
 ]
 
 
@@ -142,17 +141,6 @@ KernelChoice = Annotated[KernelPart, Joint("kernel", LinearKernel, CubicKernel, 
 FeaturesChoice = Annotated[FeaturesPart, Joint("features", SameFeatures, RandomConvolutions)]
 
 
-def unbiased_mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
-    """Squared maximum mean discrepancy with gradients; may be negative. Source: gretton2012mmd, Eq. 3."""
-    n, m = len(x), len(y)
-    within_x, within_y, between = kernel(x, x), kernel(y, y), kernel(x, y)
-    return (
-        (within_x.sum() - within_x.diagonal().sum()) / (n * (n - 1))
-        + (within_y.sum() - within_y.diagonal().sum()) / (m * (m - 1))
-        - 2 * between.mean()
-    )
-
-
 def differentiable_sample(
     model: Denoiser, x: Tensor, solver: Solver, times: tuple[float, ...], cond: Conditions, noise: Draws
 ) -> Tensor:
@@ -199,6 +187,7 @@ class SampleMatching(ObjectivePart):
     """
 
     kind: Literal["sample_matching"] = "sample_matching"
+    couples: ClassVar[bool] = False
     solver: Solver = DDIM()
     grid: Grid = Uniform(steps=5)
     kernel: KernelChoice = CubicKernel()

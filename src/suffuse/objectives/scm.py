@@ -18,6 +18,7 @@ from suffuse.networks.blocks.embeddings import Sinusoids
 from suffuse.networks.blocks.initialise import zero_weights
 from suffuse.networks.part import seeded
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.conditions import training_conditions
 from suffuse.process import EDMPrediction, LogNormal, NoiseLevels, PathPart, TrigonometricPath, expand, perturb
 
 __all__ = ["ContinuousConsistency"]
@@ -107,9 +108,7 @@ class _ContinuousLoss(nn.Module):
         x0 = batch.x0
         eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
         t = part.noise_levels.draw(noise, model.path)
-        cond = model.conditioner.observe(x0, batch.cond)
-        if cond and part.condition_dropout:
-            cond = cond.drop(noise.uniform("condition dropout") < part.condition_dropout)
+        cond = training_conditions(model, batch, noise, part.condition_dropout)
         call = Call(seeds=noise.keys("network"))
 
         def raw(x: Tensor, t: Tensor) -> Tensor:

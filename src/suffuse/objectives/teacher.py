@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
 from suffuse.models.denoiser import Denoiser
-from suffuse.objectives.frozen import FrozenRun, denoise_elsewhere
+from suffuse.objectives.frozen import FrozenRun, denoise_elsewhere, load_frozen
 from suffuse.process import Pair, PathPart, expand
 
 __all__ = ["TeacherStep"]
@@ -29,13 +30,30 @@ class TeacherStep(FrozenRun):
     solver: Literal["euler", "heun"] = "heun"
     guidance: float = Field(default=1.0, ge=0)
 
+    def load(self, like: Denoiser) -> Denoiser:
+        """The teacher.
+
+        Raises:
+            UsageError: It estimates endpoints, or cannot be guided as asked.
+        """
+        teacher = load_frozen(self, like, "teacher")
+        if teacher.estimate != "mean":
+            raise UsageError(
+                f"the teacher {self.run} is a flow map, whose estimate is no mean that a solver could step on; give "
+                "the denoiser that it came from"
+            )
+        if self.guidance != 1.0 and not teacher.conditioner.reads:
+            raise UsageError(
+                f"teacher.guidance is {self.guidance:g}, but the teacher {self.run} knows no conditions; set it to 1"
+            )
+        return teacher
+
     def step(self, teacher: Denoiser, path: PathPart, x: Tensor, pair: Pair, cond: Conditions) -> Tensor:
         """From x at pair.t to pair.s: (B, ...) -> (B, ...), on the student's path."""
         r_t, r_s = expand(pair.r_t, x), expand(pair.r_s, x)
-        alpha_t = expand(path.alpha(pair.t), x)
         alpha_s = expand(path.alpha(pair.s), x)
-        # x / alpha, but finite where a path ends in pure noise: there r is the grid's own last value.
-        u = x / torch.where(alpha_t > 0, alpha_t, 1 / r_t)
+        # x / alpha by way of sigma: finite where a path ends in pure noise, for which the pair has a stand-in of r.
+        u = x * (r_t / expand(path.sigma(pair.t), x))
         slope = (u - self._denoise(teacher, path, x, pair.t, cond)) / r_t
         moved = u + (r_s - r_t) * slope
         if self.solver == "heun":
@@ -47,7 +65,5 @@ class TeacherStep(FrozenRun):
         with_cond = denoise_elsewhere(teacher, path, x, t, cond)
         if self.guidance == 1.0 or not cond:
             return with_cond
-        without = denoise_elsewhere(
-            teacher, path, x, t, cond.drop(torch.ones(len(x), dtype=torch.bool, device=x.device))
-        )
+        without = denoise_elsewhere(teacher, path, x, t, cond.absent())
         return without + self.guidance * (with_cond - without)

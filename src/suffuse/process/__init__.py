@@ -37,7 +37,7 @@ from suffuse.process.time_condition import (
     TimeConditionPart,
     near_clean,
 )
-from suffuse.process.transfer import transfer
+from suffuse.process.transfer import aim, transfer
 from suffuse.process.vp import VP
 from suffuse.process.weighting import (
     P2,
@@ -104,6 +104,7 @@ __all__ = [
     "Weighting",
     "WeightingPart",
     "X0Weighting",
+    "aim",
     "eps_of",
     "expand",
     "near_clean",

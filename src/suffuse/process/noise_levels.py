@@ -213,6 +213,19 @@ class LogStudentT(NoiseLevelsPart):
                 f"noise levels 'log_student_t' run from sigma / alpha {self.low:g} to {self.high:g}, path "
                 f"{path.kind!r} from {least:g} to {most:g}; narrow noise_levels.low and noise_levels.high"
             )
+        if not _student_share(self) > _LEAST_SHARE:
+            raise UsageError(
+                f"noise levels 'log_student_t' with mean {self.mean:g}, scale {self.scale:g} and df {self.df:g} have "
+                f"next to nothing between {self.low:g} and {self.high:g}; move the range nearer, or raise scale"
+            )
+
+
+def _student_share(part: LogStudentT) -> float:
+    """How much of the law lies in its range."""
+    from scipy.special import stdtr
+
+    low, high = ((math.log(end) - part.mean) / part.scale for end in (part.low, part.high))
+    return float(stdtr(part.df, high) - stdtr(part.df, low))
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from suffuse.base.errors import UsageError
@@ -29,6 +29,9 @@ from suffuse.process.noise_levels import (
 from suffuse.process.path import PathPart
 
 __all__ = ["GapPairs", "GridPairs", "Pair", "PairsPart", "sigma_over_alpha", "time_at"]
+
+# sigma / alpha beyond which a path has gone on to pure noise.
+_PURE = 1e6
 
 Curriculum = Annotated[CurriculumPart, Joint("curriculum", Doubling, SquareRoot, Fixed)]
 PairLevels = Annotated[NoiseLevelsPart, Joint("noise levels", LogNormal, LogitNormal, UniformTimes, LogStudentT)]
@@ -70,6 +73,13 @@ class Pair:
         return self.r_t - self.r_s
 
 
+def _checked_levels(levels: NoiseLevelsPart | None) -> NoiseLevelsPart | None:
+    """For validators: it is the pairs that are drawn, so theirs is the switch."""
+    if levels is not None and levels.stratified:
+        raise ValueError("stratified is a switch of the pairs, not of their levels; set pairs.stratified")
+    return levels
+
+
 class PairsPart(Part, abc.ABC):
     """A law of pairs.
 
@@ -93,6 +103,12 @@ class PairsPart(Part, abc.ABC):
         """Raise a `UsageError` when path or number of steps do not do."""
 
 
+def _ends(path: PathPart, stand_in: float) -> tuple[float, float]:
+    """sigma / alpha at the path's ends; the stand-in for a path that goes on to pure noise."""
+    low, high = (sigma_over_alpha(path, t) for t in (path.t_min, path.t_max))
+    return low, high if high <= _PURE else stand_in
+
+
 @dataclass(frozen=True)
 class _Table:
     """A grid: rising times, their sigma / alpha, (intervals + 1,), and the intervals' distribution function."""
@@ -105,7 +121,7 @@ class _Table:
 @functools.lru_cache(maxsize=64)
 def _table(pairs: GridPairs, path: PathPart, intervals: int, device: torch.device) -> _Table:
     """karras2022edm, Eq. 5, upside down."""
-    low, high = sigma_over_alpha(path, path.t_min), min(pairs.r_max, sigma_over_alpha(path, path.t_max))
+    low, high = _ends(path, pairs.r_max)
     r = torch.linspace(low ** (1 / pairs.rho), high ** (1 / pairs.rho), intervals + 1, dtype=torch.float64) ** pairs.rho
     t = time_at(path, r)
     # The ends are the path's own: rounding must not move the boundary, and the prior is sampled from.
@@ -124,7 +140,7 @@ class GridPairs(PairsPart):
         curriculum: Into how many intervals the noise levels are divided.
         levels: Law of the noise levels, integrated over each interval; every interval equally often when None.
         rho: Of the spacing.
-        r_max: Largest sigma / alpha of the spacing, for paths that go on to pure noise: their last point is `t_max`.
+        r_max: What stands for sigma / alpha at the end of paths that go on to pure noise; their last point is `t_max`.
     """
 
     kind: Literal["grid"] = "grid"
@@ -132,6 +148,11 @@ class GridPairs(PairsPart):
     levels: PairLevels | None = LogNormal(mean=-1.1, std=2.0)
     rho: float = Field(default=7.0, gt=0)
     r_max: float = Field(default=80.0, gt=0)
+
+    @field_validator("levels")
+    @classmethod
+    def _not_spread(cls, levels: NoiseLevelsPart | None) -> NoiseLevelsPart | None:
+        return _checked_levels(levels)
 
     def grid(self, path: PathPart, intervals: int) -> tuple[Tensor, Tensor]:
         """Rising times from `t_min` to `t_max` and their sigma / alpha, (intervals + 1,) float64 each."""
@@ -157,7 +178,7 @@ class GridPairs(PairsPart):
 
     def check(self, path: PathPart, total: int) -> None:
         """The boundary must have noise, the grid must rise, and the curriculum must fit into the steps."""
-        low, high = sigma_over_alpha(path, path.t_min), min(self.r_max, sigma_over_alpha(path, path.t_max))
+        low, high = _ends(path, self.r_max)
         if not 0 < low < high:
             raise UsageError(
                 f"pairs 'grid' need noise at the path's t_min and more of it at its end, but path {path.kind!r} has "
@@ -190,6 +211,11 @@ class GapPairs(PairsPart):
     k: float = Field(default=8.0, ge=0)
     b: float = Field(default=1.0, gt=0)
     least: float = Field(default=0.0, ge=0, lt=1)
+
+    @field_validator("levels")
+    @classmethod
+    def _not_spread(cls, levels: NoiseLevelsPart) -> NoiseLevelsPart | None:
+        return _checked_levels(levels)
 
     def cleaner(self, r_t: Tensor, step: int, total: int) -> Tensor:
         """r_s of r_t at a step: (B,) -> (B,) float64, at least 0."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from suffuse.process.path import Level
 
-__all__ = ["transfer"]
+__all__ = ["aim", "transfer"]
 
 
 def transfer(x: Tensor, x0: Tensor, here: Level, there: Level) -> Tensor:
@@ -19,3 +19,9 @@ def transfer(x: Tensor, x0: Tensor, here: Level, there: Level) -> Tensor:
     """
     ratio = there.sigma / here.sigma
     return ratio * x + (there.alpha - here.alpha * ratio) * x0
+
+
+def aim(x: Tensor, x_s: Tensor, here: Level, there: Level) -> Tensor:
+    """The data estimate with which `transfer` lands on x_s: its inverse, (B, ...)."""
+    ratio = there.sigma / here.sigma
+    return (x_s - ratio * x) / (there.alpha - here.alpha * ratio)

@@ -76,20 +76,24 @@ def tune_times(
             f"tune --nfe searches the times of consistency models, but {run.folder} is a denoiser; compare its solvers "
             "with `suffuse compare`"
         )
-    if nfe < 2:
-        raise UsageError(f"nfe is {nfe}: one evaluation starts at pure noise, so there is no time to search; use 2")
+    own = settle(run, Wanted(nfe=nfe))  # refuses what cannot be sampled, before anything is searched
+    evaluations, least = nfe // own.guidance.most_evaluations, 2 * own.guidance.most_evaluations
+    if evaluations < 2:
+        raise UsageError(
+            f"nfe is {nfe}: one evaluation starts at pure noise, so there is no time to search; use {least} or more"
+        )
     if tries < _SCANNED + 1:
         raise UsageError(f"tries is {tries}; a search needs at least {_SCANNED + 1}")
     search = _Search(run, judge, samples, seed, on_try)
     levels: tuple[float, ...] = ()
-    for _ in range(nfe - 1):
+    for _ in range(evaluations - 1):
         levels = (*levels, search.next_level(levels, tries))
     settings = search.settings(levels)
-    own = settle(run, Wanted(nfe=nfe))
     before, after = (search.distance(way, seed + 1) for way in (own, settings))
     found = {
         "nfe": nfe,
         "levels": list(levels),
+        "weights": run.config.weights,
         "measure": judge.headline,
         "samples": samples,
         "seed": seed,

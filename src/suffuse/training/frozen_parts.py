@@ -18,7 +18,7 @@ from suffuse.objectives.frozen import FrozenRun
 from suffuse.process import ConsistencyPrediction, EDMPrediction
 from suffuse.training.recipe import Recipe
 
-__all__ = ["PARTS", "embedded", "located", "start_from"]
+__all__ = ["PARTS", "embedded", "kept", "located", "start_from"]
 
 PARTS = "parts"
 """Folder of a run in which its frozen models are kept, each under the hash of what it is."""
@@ -31,6 +31,25 @@ def embedded(recipe: Recipe, folder: Path) -> Recipe:
         UsageError: A frozen run does not exist, or a copy is missing.
     """
     return recipe.replace(objective=_mapped(recipe.objective, folder, copy=True))
+
+
+def kept(recipe: Recipe, recorded: Recipe) -> Recipe:
+    """The recipe of a resumed run, asking the copies that the run has: a teacher is not changed half-way.
+
+    Raises:
+        UsageError: It names a frozen model where the run has none, or another objective.
+    """
+    if recipe.objective.kind != recorded.objective.kind:
+        raise UsageError(
+            f"the run was trained with objective {recorded.objective.kind!r}, not {recipe.objective.kind!r}; resume "
+            "with its own, or begin another run"
+        )
+    changes = {
+        name: getattr(recorded.objective, name)
+        for name in type(recorded.objective).model_fields
+        if isinstance(getattr(recorded.objective, name), FrozenRun)
+    }
+    return recipe.replace(objective=recipe.objective.replace(**changes)) if changes else recipe
 
 
 def located(recipe: Recipe, folder: Path) -> Recipe:
@@ -90,6 +109,11 @@ def start_from(model: Denoiser, init: FrozenRun) -> str:
         UsageError: Another architecture, or weights that would mean something else.
     """
     source = load_model(Path(init.run) if Path(init.run).is_dir() else init.run, weights=init.weights)
+    if source.estimate == "endpoint" and model.estimate == "mean":
+        raise UsageError(
+            f"init {init.run} is a flow map, whose endpoints are no means; a denoiser cannot start from it: give a "
+            "denoiser's run"
+        )
     for what in ("path", "time", "prediction", "sigma_data"):
         mine, theirs = getattr(model, what), getattr(source, what)
         alike = {EDMPrediction, ConsistencyPrediction}  # they differ by the boundary alone

@@ -26,7 +26,7 @@ from suffuse.sampling import sample
 from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
-from suffuse.training.frozen_parts import PARTS, embedded, located, start_from
+from suffuse.training.frozen_parts import PARTS, embedded, kept, located, start_from
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
@@ -83,8 +83,17 @@ def check_recipe(recipe: Recipe) -> None:
     """
     noise_levels = getattr(recipe.objective, "noise_levels", None)
     check_process(recipe.path, recipe.prediction, recipe.time, noise_levels)
-    if recipe.training.minutes is None:  # with a budget of time the number of steps is not known yet
-        recipe.objective.check(recipe.path, recipe.training.steps)
+    # With a budget of time the number of steps is not known yet: as if there were enough.
+    recipe.objective.check(recipe.path, recipe.training.steps if recipe.training.minutes is None else 10**9)
+    if recipe.objective.needs_init and recipe.init is None:
+        raise UsageError(
+            f"objective {recipe.objective.kind!r} starts from a finished model; name its run with init.run=FOLDER"
+        )
+    if not recipe.objective.couples and not recipe.coupling.trivial:
+        raise UsageError(
+            f"objective {recipe.objective.kind!r} pairs no data with noise, so coupling {recipe.coupling.kind!r} would "
+            "do nothing; leave coupling out"
+        )
     times = recipe.sampling.grid.times(recipe.path)
     recipe.sampling.solver.init(torch.zeros(1), times, recipe.path)
     if not isinstance(recipe.conditioner, str):
@@ -115,8 +124,11 @@ def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher |
             # The first process holds the lock for all.
             world.first_alone(lambda: held.enter_context(RunLock(folder)), f"lock {folder}")
             with stop.interruptible():
-                kept = world.first_alone(lambda: embedded(recipe, folder), "copy the frozen models")
-                resolved, dataset = _load(kept or embedded(recipe, folder), world, watcher)
+                if resume:
+                    recipe = kept(recipe, load_recipe(str(folder / RECIPE_FILE)))
+                asked = recipe
+                whole = world.first_alone(lambda: embedded(asked, folder), "copy the frozen models")
+                resolved, dataset = _load(whole or embedded(asked, folder), world, watcher)
                 resolved = _timed(resolved, dataset, folder, world, watcher, resume=resume)
                 found = find_latest(folder / CHECKPOINTS)  # of a run that is resumed
                 session = _Session(resolved, dataset, folder, world, stop, watcher, fresh=found.path is None)
@@ -144,7 +156,9 @@ def _claim(folder: Path, resume: bool) -> None:
         if not (folder / RECIPE_FILE).is_file():
             raise UsageError(f"there is no run to resume in {folder}; leave --resume out, or correct out=")
         return
-    if folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
+    # A run that failed before its first line has left copies of its frozen models, which the next one uses.
+    begun = {".lock", PARTS}
+    if folder.exists() and (not folder.is_dir() or any(entry.name not in begun for entry in folder.iterdir())):
         raise UsageError(f"{folder} exists already; add --resume to go on with it, or choose another out=")
     files.make_folder(folder)
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from suffuse.base.errors import UsageError
 from suffuse.claims.measures.base import Bench, MeasurePart
@@ -36,8 +37,13 @@ class GradientNoise(MeasurePart):
         if recipe is None:
             raise UsageError(f"{run.folder} has no recipe, so its objective is not known")
         settings = recipe.training
-        loader = Loader(bench.data, batch=settings.batch, seed=settings.seed + 1, coupling=recipe.coupling)
+        loader = Loader(
+            bench.data, batch=settings.batch, seed=settings.seed + 1, flip=settings.flip, coupling=recipe.coupling
+        )
+        device = run.model.device
         objective = located(recipe, run.folder).objective.build(run.model)
+        if isinstance(objective, nn.Module):
+            objective.to(device)
         parameters = list(run.model.parameters())
         progress = Progress(settings.steps - 1, settings.steps)
         total, squares = torch.zeros(sum(p.numel() for p in parameters)), 0.0
@@ -46,7 +52,7 @@ class GradientNoise(MeasurePart):
             p.requires_grad = True
         try:
             for step in range(self.batches):
-                losses = objective(run.model, loader.at(step), progress, loader.draws(step))
+                losses = objective(run.model, loader.at(step).to(device), progress, loader.draws(step).to(device))
                 loss = torch.stack([value.mean() for value in losses.values()]).sum()
                 found = torch.autograd.grad(loss, parameters, allow_unused=True)
                 both = zip(parameters, found, strict=True)
