@@ -173,3 +173,50 @@ def test_a_curriculum_that_does_not_fit_is_refused_before_the_data_are_read(tiny
     with pytest.raises(UsageError, match=r"3 stages.*only 2 steps"):
         train(tiny("short", tree=ICT, steps=2), "name")
     assert not (tmp_path / "short").exists()
+
+
+def _taught(source: Path) -> dict[str, Any]:
+    pairs = {"kind": "grid", "curriculum": {"kind": "fixed", "count": 6}, "levels": None}
+    return _objective(teacher={"run": str(source)}, pairs=pairs)
+
+
+def test_a_run_that_failed_before_its_first_line_is_begun_again(tiny: Make, tmp_path: Path) -> None:
+    tree = _taught(_denoiser(tiny))
+    with pytest.raises(UsageError):
+        train(tiny("run", tree={**tree, "data": {"kind": "images", "path": str(tmp_path / "nowhere")}}), "name")
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} <= {PARTS, ".lock"}
+    assert train(tiny("run", tree=tree), "name").step == 8
+
+
+def test_a_resumed_run_keeps_its_teacher(tiny: Make, remains: Remains, tmp_path: Path) -> None:
+    source = _denoiser(tiny)
+    tree = _taught(source)
+    straight = train(tiny("straight", tree=tree, steps=16), "name").folder
+    _stopped_after(tiny("run", tree=tree, steps=16), 7)
+    shutil.rmtree(source)
+    train(tiny("denoiser", tree={**DENOISER, "training": {"seed": 5}}), "name")  # another one under the same name
+    resumed = train(tiny("run", tree=tree, steps=16), "name", resume=True).folder
+    assert len(list((resumed / PARTS).iterdir())) == 1
+    assert remains(resumed)["model.safetensors"] == remains(straight)["model.safetensors"]
+    with pytest.raises(UsageError, match="was trained with objective 'consistency', not 'denoising'"):
+        train(tiny("run", tree=DENOISER, steps=16), "name", resume=True)
+
+
+def test_a_map_is_no_teacher_and_no_start_of_a_denoiser(tiny: Make) -> None:
+    folder = train(tiny("map", tree=_objective(pairs={"kind": "gap", "stages": 2}, end="clean")), "name").folder
+    with pytest.raises(UsageError, match="is a flow map, whose estimate is no mean"):
+        train(tiny("taught", tree=_taught(folder)), "name")
+    with pytest.raises(UsageError, match="a denoiser cannot start from it"):
+        train(tiny("started", tree={**DENOISER, "init": {"run": str(folder)}}), "name")
+
+
+def test_what_would_do_nothing_is_refused(tiny: Make) -> None:
+    source = _denoiser(tiny)
+    progressive = {**DENOISER, "path": {"kind": "vp"}, "time": "identity", "prediction": "v"}
+    progressive |= {"objective": {"kind": "progressive", "first": 2}, "sampling": {"grid": {"kind": "uniform"}}}
+    with pytest.raises(UsageError, match=r"starts from a finished model; name its run with init\.run=FOLDER"):
+        train(tiny("one", tree=progressive), "name")
+    boot = {**progressive, "objective": {"kind": "bootstrap", "teacher": {"run": str(source)}}}
+    boot |= {"coupling": "optimal_transport", "sampling": {"solver": "consistency", "grid": {"kind": "uniform"}}}
+    with pytest.raises(UsageError, match="would do nothing; leave coupling out"):
+        train(tiny("two", tree=boot), "name")
