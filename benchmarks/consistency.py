@@ -22,7 +22,7 @@ from suffuse.process.curriculum import Fixed
 from suffuse.sampling import Consistency as Jumps
 from suffuse.sampling import Karras, sample
 from suffuse.training.radam import RAdam
-from suffuse.training.recipe import OptimiserSettings, TrainingSettings
+from suffuse.training.settings import OptimiserSettings, TrainingSettings
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World
 

@@ -14,7 +14,7 @@ from suffuse.base.randomness import Draws
 from suffuse.networks.precision import autocast
 from suffuse.objectives import Denoising
 from suffuse.process import UniformIndices
-from suffuse.training.recipe import OptimiserSettings, TrainingSettings
+from suffuse.training.settings import OptimiserSettings, TrainingSettings
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World
 

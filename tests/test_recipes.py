@@ -12,22 +12,32 @@ import torch
 
 from suffuse.base.techniques import TECHNIQUES
 from suffuse.data import Dataset
+from suffuse.models.codec import CodecConfig
 from suffuse.models.conditioner import ClassLabel
+from suffuse.training.codec_recipe import CodecRecipe
 from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import dump_recipe, list_recipes, load_recipe, read_recipe_file
+from suffuse.training.recipes import AnyRecipe
 from suffuse.training.run import check_recipe
 
 every_recipe = pytest.mark.parametrize("name", list_recipes())
 
 
-def made_data(recipe: Recipe) -> Dataset:
-    """Black pictures in the shape of the recipe's data, with ten classes."""
+def made_data(recipe: AnyRecipe) -> Dataset:
+    """Black pictures in the shape of the recipe's data, or their latents, with ten classes."""
     fields = recipe.data.dump()
     if "size" not in fields:  # points, which are made on the spot
         return recipe.data.load()
     channels = 1 if recipe.data.kind == "digits" or fields.get("channels") == "grey" else 3
     pixels = np.zeros((10, fields["size"], fields["size"], channels), np.uint8)
-    return Dataset.of("made", pixels, labels=np.arange(10), classes=[str(number) for number in range(10)])
+    values, latents = pixels, False
+    if isinstance(recipe, Recipe) and recipe.codec is not None:
+        first = load_recipe(Path(recipe.codec.run).name)
+        assert isinstance(first, CodecRecipe)
+        shape = first.network.latent_shape((channels, fields["size"], fields["size"]))
+        values, latents = np.zeros((10, *shape), np.float32), True
+    labels, classes = np.arange(10), [str(number) for number in range(10)]
+    return Dataset.of("made", values, labels=labels, classes=classes, latents=latents)
 
 
 @every_recipe
@@ -41,6 +51,13 @@ def test_its_network_is_built_and_maps_samples_to_samples(name: str) -> None:
     recipe = load_recipe(name)
     data = made_data(recipe)
     config = recipe.resolve(data).model
+    if isinstance(config, CodecConfig):
+        with torch.device("meta"):
+            codec = config.build()
+            latents = codec.encode(torch.zeros(2, *data.shape))
+        assert latents.shape == (2, *config.latent_shape)
+        assert codec.decode(latents).shape == (2, *data.shape)
+        return
     cond = data.batch(torch.arange(2)).cond.to("meta")
     with torch.device("meta"):
         network = config.network.build(config.shape)

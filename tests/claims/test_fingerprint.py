@@ -14,8 +14,8 @@ from suffuse.claims.fingerprint import closure, digest, minimal, modules_of, sou
 from suffuse.claims.measures import Distance, NoiseErrors
 from suffuse.process import VP, SharedTimesteps
 from suffuse.sampling import DDIM, DPMSolverPP
-from suffuse.training.recipe import OptimiserSettings
 from suffuse.training.recipe_files import load_recipe
+from suffuse.training.settings import OptimiserSettings
 
 
 class Inner(Part):

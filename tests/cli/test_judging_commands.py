@@ -121,3 +121,34 @@ def test_comparison_of_one_run_joins_its_report(suffuse: Command, evaluated: tup
     assert "Quality against cost" in page
     assert f"<td>{point['quality']['value']:.4g}</td>" in page
     assert "8 samples of seed 1; features fd_digits_classes" in page
+
+
+def test_an_autoencoder_is_judged_by_what_comes_back(suffuse: Command, tmp_path: Path) -> None:
+    run = tmp_path / "autoencoder"
+    small = ["network.channels=4", "network.groups=2", "steps=3", "batch=8", "training.log_every=1"]
+    said = suffuse("train", "digits-autoencoder", f"out={run}", *small)
+    assert said.code == 0, said.err
+    assert f"suffuse train RECIPE codec.run={run}" in said.out
+    said = suffuse("eval", run, "--n", 40)
+    assert said.code == 0, said.err
+    assert "PSNR of reconstructions" in said.out
+    assert "fd_digits_classes of reconstructions" in said.out
+    found = figures(run)
+    assert (found["samples"], found["distance"]["ruler"]["nfe"]) == (40, 0.0)
+    assert 0 < found["psnr"] < 40
+    assert (run / "evaluation" / "reconstructions.png").is_file()
+    assert "PSNR" in (run / "README.md").read_text()
+    assert json.loads(suffuse("eval", run, "--n", 40, "--json").out) == found
+
+
+def test_an_autoencoder_is_not_sampled(suffuse: Command, tmp_path: Path) -> None:
+    run = tmp_path / "autoencoder"
+    small = ["network.channels=4", "network.groups=2", "steps=1", "batch=8"]
+    assert suffuse("train", "digits-autoencoder", f"out={run}", *small).code == 0
+    for words in (("sample", run), ("compare", run), ("tune", run, "--nfe", 2)):
+        said = suffuse(*words)
+        assert said.code == 2
+        assert f"train one in its latents with codec.run={run}" in said.err
+    said = suffuse("eval", run, "--nfe", 2)
+    assert said.code == 2
+    assert "is an autoencoder, which is not sampled; leave --nfe out" in said.err

@@ -13,7 +13,7 @@ from PIL import Image
 
 from suffuse.base.errors import RunError, UsageError
 from suffuse.data import Images
-from suffuse.data.cache import PixelFile
+from suffuse.data.cache import ArrayFile
 
 
 def tree(root: Path, values: dict[str, int]) -> Path:
@@ -151,7 +151,7 @@ def test_pixel_file_equals_numpys_own(tmp_path):
     """Outside truth for the header that grows in place: numpy reads back what numpy would have written."""
     pictures = np.random.default_rng(0).integers(0, 256, (1500, 3, 5, 3), dtype=np.uint8)
     pictures[:1300] = pictures[:1300, :, :, :1]  # more grey ones than are widened at once
-    with PixelFile(tmp_path / "images.npy") as pixels:
+    with ArrayFile(tmp_path / "images.npy") as pixels:
         for number, picture in enumerate(pictures):
             pixels.add(picture[..., :1] if number < 1300 else picture)
     np.save(tmp_path / "numpys.npy", pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from suffuse.base.errors import UsageError
 from suffuse.data import Dataset, GaussianMixture, Loader
+from suffuse.process import OptimalTransport
 
 
 def numbered(count: int) -> Dataset:
@@ -122,5 +124,21 @@ def test_wrong_use_is_refused():
         loader(batch=4, rank=2, world=2)
     with pytest.raises(UsageError, match="batch is 0"):
         loader(batch=0)
-    with pytest.raises(UsageError, match="data 'mixture' are points, which cannot be mirrored"):
+    with pytest.raises(UsageError, match="data 'mixture' are no pictures and cannot be mirrored"):
         Loader(GaussianMixture(count=8).load(), batch=4, seed=0, flip=True)
+
+
+def test_a_coupling_minds_classes_only_where_the_model_is_told_them() -> None:
+    """A model without classes gets the cheapest pairs of the whole batch, whatever labels the data have."""
+    labels = np.arange(40) % 2
+    data = Dataset.of("two", np.random.default_rng(0).normal(size=(40, 3)), labels=labels, classes=("a", "b"))
+
+    def cost(**options: Any) -> float:
+        batch = Loader(data, batch=40, seed=0, **options).at(0)
+        assert batch.x0 is not None
+        assert batch.eps is not None
+        return float((batch.x0 - batch.eps).square().sum())
+
+    within, whole = (cost(coupling=OptimalTransport(), labelled=labelled) for labelled in (True, False))
+    assert whole < within
+    assert whole == pytest.approx(cost(coupling=OptimalTransport(within="batch")))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy.signal import upfirdn
 from torch import Tensor, nn
 
 from suffuse.base.errors import UsageError
@@ -11,11 +14,13 @@ from suffuse.models.derivatives import check_finite_derivative, jvp
 from suffuse.networks import MLP, DiT, NetworkPart, UNet
 from suffuse.networks.blocks.embeddings import Fourier
 from suffuse.networks.blocks.norms import NonScalingLayerNorm
+from suffuse.networks.blocks.residual import smooth_double, smooth_halve
 
 SMALL = UNet(channels=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), groups=4, zero_init=False)
 NETWORKS: tuple[NetworkPart, ...] = (
     SMALL,
     SMALL.replace(norm="non_scaling", fourier=0.02, skip_scale=0.5**0.5),
+    SMALL.replace(resample="resnet", resample_filter="smooth"),
     DiT(width=32, depth=2, heads=2, patch=2),
     MLP(width=16, depth=2, zero_init=False, norm="non_scaling", fourier=0.02),
 )
@@ -54,6 +59,30 @@ def test_skip_scale_keeps_the_variance() -> None:
     t = torch.zeros(4)
     with torch.no_grad():
         assert not torch.allclose(plain(_x(), t).value, scaled(_x(), t).value)
+
+
+def test_smooth_resampling_is_the_filter_of_the_papers() -> None:
+    """Against scipy's polyphase filters, one axis after the other; zeros beyond the border."""
+    x = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    taps = np.array([1.0, 3.0, 3.0, 1.0]) / 8
+
+    def filtered(gain: float, up: int, down: int, cut: slice) -> NDArray[np.float64]:
+        found = x.numpy()
+        for axis in (2, 3):
+            found = upfirdn(gain * taps, found, up=up, down=down, axis=axis)
+            found = found.take(np.arange(found.shape[axis])[cut], axis=axis)
+        return found
+
+    # One zero before the first pixel: the filter's first output is dropped when halving by two.
+    halved = upfirdn(taps, np.pad(x.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1))), down=1, axis=2)[:, :, 3:-3:2]
+    halved = upfirdn(taps, halved, down=1, axis=3)[:, :, :, 3:-3:2]
+    np.testing.assert_allclose(smooth_halve(x).numpy(), halved, atol=1e-12)
+    np.testing.assert_allclose(smooth_double(x).numpy(), filtered(2.0, 2, 1, slice(1, -1)), atol=1e-12)
+
+
+def test_smooth_resampling_needs_residual_blocks() -> None:
+    with pytest.raises(ValueError, match="resample_filter = 'smooth' acts inside residual blocks; set resample=resnet"):
+        UNet(resample_filter="smooth")
 
 
 def test_diffusers_is_told_what_it_does_not_have() -> None:

@@ -18,8 +18,9 @@ from suffuse.networks import MLP, UNet
 from suffuse.process import VP, V
 from suffuse.sampling import DDIM, Uniform
 from suffuse.tasks.runs import OpenRun, open_run
-from suffuse.training.recipe import Recipe, SamplingSettings
+from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import dump_recipe
+from suffuse.training.settings import SamplingSettings
 
 SHAPE = (3, 8, 8)
 PATH, SAMPLING = VP(steps=100), SamplingSettings(solver=DDIM(), grid=Uniform(steps=3))

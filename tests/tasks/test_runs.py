@@ -16,7 +16,7 @@ from suffuse.base.errors import UsageError
 from suffuse.data import Digits, Rings, Shapes
 from suffuse.sampling import CFG, DDIM, DPMSolverPP, Heun, Karras, ListedTimes, NoGuidance, Uniform
 from suffuse.tasks.runs import OpenRun, Wanted, named, other_data, settle
-from suffuse.training.recipe import SamplingSettings
+from suffuse.training.settings import SamplingSettings
 
 MakeRun = Callable[..., OpenRun]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from suffuse.training.optimiser import build_optimiser, learning_rate, load_optimiser_state, optimiser_state
 from suffuse.training.radam import RAdam
-from suffuse.training.recipe import OptimiserSettings
+from suffuse.training.settings import OptimiserSettings
 
 GRADIENTS = (0.3, -0.1, 0.2, 0.05)
 

@@ -182,7 +182,7 @@ def test_while_a_batch_is_waited_for(tiny: Make, remains: Remains, monkeypatch: 
 def test_while_a_sheet_is_sampled(tiny: Make, remains: Remains, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny(sample_every=3)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "sample", lambda *args, **options: long_wait())
+        patch.setattr("suffuse.training.recipe.sample", lambda *args, **options: long_wait())
         assert interrupted(recipe) < 20
     found = find_latest(Path(recipe.out or "") / "checkpoints").path
     assert found is not None
@@ -193,7 +193,7 @@ def test_while_a_sheet_is_sampled(tiny: Make, remains: Remains, monkeypatch: pyt
 
 def test_a_signal_before_the_last_sheet_is_no_failure(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps were taken: the run is finished and saved."""
-    monkeypatch.setattr(module, "sample", lambda *args, **options: long_wait())
+    monkeypatch.setattr("suffuse.training.recipe.sample", lambda *args, **options: long_wait())
     done = train(tiny(sample_every=8), "name")
     assert done.step == 8
     assert (done.folder / "checkpoints" / "step-00000008").is_dir()

@@ -23,7 +23,6 @@ class Batch:
         cond: Conditions of the samples.
         mask: Where a loss counts, (B, ...).
         features: Precomputed features for alignment, (B, ...).
-        low_res: Low-resolution companions for super-resolution, (B, ...).
         index: Place of each sample in its data set, (B,) int64.
     """
 
@@ -32,7 +31,6 @@ class Batch:
     cond: Conditions = field(default_factory=Conditions)
     mask: Tensor | None = None
     features: Tensor | None = None
-    low_res: Tensor | None = None
     index: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:

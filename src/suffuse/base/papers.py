@@ -190,6 +190,7 @@ PAPERS: dict[str, Paper] = {
     "szegedy2016rethinking": Paper(
         "Szegedy et al.", "Rethinking the Inception Architecture for Computer Vision", 2016, "arXiv 1512.00567"
     ),
+    "tukey1977exploratory": Paper("Tukey", "Exploratory Data Analysis", 1977, "Addison-Wesley"),
     "vaswani2017attention": Paper("Vaswani et al.", "Attention Is All You Need", 2017, "arXiv 1706.03762"),
     "wang2024subspace": Paper(
         "Wang et al.",

@@ -75,6 +75,12 @@ TECHNIQUES: dict[str, Technique] = {
             "cifar10-ect",
             "cifar10-tcm",
             "imagenet64-ict",
+            # In the latents of autoencoders, whose recipes belong to no technique of their own.
+            "digits-latent-ict",
+            "digits-latent-slct",
+            "mnist28-latent-ict",
+            "mnist28-latent-slct",
+            "latent256-slct",
             # Eight Gaussians in the plane, on which ablations take a minute.
             "ring-ict",
             "ring-ct",

@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,25 @@ import suffuse
 from suffuse.base import files
 from suffuse.base.errors import RunError
 from suffuse.base.hardware import processor
-from suffuse.base.part import Part, parse
+from suffuse.base.part import Part
+from suffuse.base.weights import read_safetensors
 from suffuse.claims.exact import ExactPart
 from suffuse.claims.fingerprint import digest, minimal, modules_of, source_hash
 from suffuse.claims.judging import judge_of_data, load_data
-from suffuse.claims.measures import Bench, MeasurePart
+from suffuse.claims.measures import Bench, MeasurePart, Reconstruction
 from suffuse.claims.measures.profiles import LOG_EVERY
 from suffuse.claims.protocol import Arm, Experiment
 from suffuse.models.config import ModelConfig
-from suffuse.models.pretrained import load_config
-from suffuse.networks import count_parameters
+from suffuse.models.pretrained import WEIGHTS_FILE, load_codec
 from suffuse.tasks.runs import open_run
-from suffuse.training.recipe import OptimiserSettings, Recipe, TrainingSettings
-from suffuse.training.recipe_files import load_recipe
+from suffuse.training.codec_recipe import CodecRecipe
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_files import load_recipe, recipe_from
+from suffuse.training.recipes import AnyRecipe
 from suffuse.training.run import RECIPE_FILE, train
+from suffuse.training.settings import OptimiserSettings, TrainingSettings
 from suffuse.training.signals import Stop
+from suffuse.training.world import choose_device
 
 __all__ = ["Cell", "Work", "exact_identity", "measure_identity", "model_folder", "model_identity", "recipe_of", "work"]
 
@@ -66,7 +70,7 @@ def recipe_of(
     seed: int,
     data: Path | None = None,
     place: Callable[[Arm], str] | None = None,
-) -> Recipe:
+) -> AnyRecipe:
     """The recipe that an arm trains with a seed.
 
     Args:
@@ -99,7 +103,7 @@ def _names_alone(plain: Any) -> Any:  # Any: JSON values
     return [_names_alone(item) for item in plain] if isinstance(plain, list) else plain
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:  # Any: JSON values
+def _plain(recipe: AnyRecipe) -> dict[str, Any]:  # Any: JSON values
     """What decides the weights, beside the seed; of files the name alone, not the place."""
     found: dict[str, Any] = minimal(recipe)  # Any: JSON values
     for name in _ASIDE:
@@ -108,13 +112,13 @@ def _plain(recipe: Recipe) -> dict[str, Any]:  # Any: JSON values
         found["training"].pop(name, None)
     if "path" in found["data"]:
         found["data"]["path"] = Path(found["data"]["path"]).name
-    for name in ("objective", "init"):
+    for name in ("objective", "init", "codec"):
         if name in found:
             found[name] = _names_alone(found[name])
     return found
 
 
-def model_identity(recipe: Recipe) -> dict[str, str]:
+def model_identity(recipe: AnyRecipe) -> dict[str, str]:
     """Hashes of the recipe and of the source that it reaches; neither knows the seed."""
     parts = [getattr(recipe, name) for name in type(recipe).model_fields if name not in _ASIDE]
     roots = modules_of(*parts) | {"suffuse.training.trainer", "suffuse.data.loader", "suffuse.models.denoiser"}
@@ -134,7 +138,7 @@ def _part_identity(part: Part, extra: Sequence[str]) -> dict[str, str]:
     return {"part": digest(minimal(part)), "source": source_hash(modules_of(part) | set(extra))}
 
 
-def measure_identity(measure: MeasurePart) -> dict[str, str]:
+def measure_identity(measure: MeasurePart | Reconstruction) -> dict[str, str]:
     """Hashes of a measure and of the source that computes it."""
     return _part_identity(measure, measure.source)
 
@@ -163,7 +167,7 @@ class Work:
     label: str
     store: Path
     recipe: dict[str, Any] | None  # Any: JSON values
-    measures: dict[str, MeasurePart]
+    measures: dict[str, MeasurePart | Reconstruction]
     exact: tuple[ExactPart, int] | None = None
     threads: int | None = None
     needs: str | None = None
@@ -241,16 +245,27 @@ def work(item: Work) -> str:
         with Stop() as stop, stop.interruptible():
             _write(item, item.key, part.of(seed))
         return item.label
-    recipe = parse(Recipe, item.recipe or {})
+    recipe = recipe_from(item.recipe or {}, item.label)
     folder = model_folder(item.store, item.key)
     if not (folder / _DONE).is_file():
         _train(recipe, folder, item.label)
     with Stop() as stop, stop.interruptible():
-        run = open_run(folder, device=recipe.training.device)
-        bench = Bench(run, load_data(recipe.data), lambda: judge_of_data(recipe.data, run.model.device))
-        for key in item.missing:
-            _write(item, key, item.measures[key].of(bench))
+        for key, values in _measured(item, recipe, folder):
+            _write(item, key, values)
     return item.label
+
+
+def _measured(item: Work, recipe: AnyRecipe, folder: Path) -> Iterator[tuple[str, Cell]]:
+    """Key and values of every cell that is missing."""
+    data, device = load_data(recipe.data), recipe.training.device
+    if isinstance(recipe, CodecRecipe):
+        codec = load_codec(folder).to(choose_device(device))
+    else:
+        run = open_run(folder, device=device)
+        bench = Bench(run, data, lambda: judge_of_data(recipe.data, run.model.device))
+    for key in item.missing:
+        measure = item.measures[key]
+        yield key, measure.of(codec, data) if isinstance(measure, Reconstruction) else measure.of(bench)
 
 
 def _write(item: Work, key: str, values: Cell) -> None:
@@ -261,7 +276,7 @@ def _write(item: Work, key: str, values: Cell) -> None:
     files.write_json(_cell(item.store, key), cell)
 
 
-def _train(recipe: Recipe, folder: Path, label: str) -> None:
+def _train(recipe: AnyRecipe, folder: Path, label: str) -> None:
     """Train to the end, from where an earlier try was stopped; checkpoints are of no use afterwards."""
     resume = (folder / RECIPE_FILE).is_file()
     if folder.is_dir() and not resume:
@@ -275,7 +290,7 @@ def _train(recipe: Recipe, folder: Path, label: str) -> None:
         "images": finished.step * recipe.training.batch,
         "seconds": time.perf_counter() - began,
         "resumed": resume,
-        "parameters": count_parameters(load_config(folder).network, load_config(folder).shape),
+        "parameters": sum(tensor.numel() for tensor in read_safetensors(folder / WEIGHTS_FILE).values()),
         "made": _made_here(),
     }
     files.write_json(folder / _DONE, facts)

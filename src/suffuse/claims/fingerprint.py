@@ -41,6 +41,7 @@ _NUMERIC = (
     "suffuse.training.optimiser",
     "suffuse.training.radam",
     "suffuse.training.extractor",
+    "suffuse.training.latents",
     "suffuse.training.sample_conditions",
     "suffuse.tasks.generate",
     "suffuse.tasks.judge",

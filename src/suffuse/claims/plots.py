@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from suffuse.base.figures import new_figure, save_figure
 from suffuse.claims.protocol import Experiment, Plot, Values
 from suffuse.claims.statistics import Interval, mean_interval
-from suffuse.tasks.plots import new_figure, save_figure
 
 __all__ = ["draw", "plot_file"]
 

@@ -22,12 +22,13 @@ from suffuse.claims.arms import (
 )
 from suffuse.claims.fingerprint import digest
 from suffuse.claims.judging import floor_of, judge_of_data, load_data
-from suffuse.claims.measures import Distance, MeasurePart
+from suffuse.claims.measures import Distance, MeasurePart, Reconstruction
 from suffuse.claims.pool import alone, run_all
 from suffuse.claims.protocol import Arm, Claim, ExactArm, Experiment, Tier, Values
 from suffuse.data.part import DataPart
 from suffuse.tasks.judge import Judge
 from suffuse.training.recipe import Recipe
+from suffuse.training.recipes import AnyRecipe
 from suffuse.training.run import check_recipe
 
 __all__ = ["Checked", "Settings", "default_jobs", "on_gpu", "verify"]
@@ -217,19 +218,21 @@ class _Plan:
         recipe = self._recipe(experiment, arm, seed)
         key, before = self._key(recipe, seed), experiment.before(arm)
         needs = None if before is None else self._key(self._recipe(experiment, before, seed), seed)
-        measures = {digest([key, *self._judged(measure, recipe)]): measure for measure in experiment.measures}
+        # What makes no samples is measured in its own way.
+        wanted = experiment.measures if isinstance(recipe, Recipe) else (Reconstruction(),)
+        measures = {digest([key, *self._judged(measure, recipe)]): measure for measure in wanted}
         old = self.works.get(key)
-        both: dict[str, MeasurePart] = (old.measures if old else {}) | measures
+        both: dict[str, MeasurePart | Reconstruction] = (old.measures if old else {}) | measures
         label = old.label if old else f"{arm.name} seed {seed}"
         self.works[key] = Work(key, label, self.settings.store, recipe.dump(), both, None, self.settings.threads, needs)
         return key, tuple(measures)
 
-    def _key(self, recipe: Recipe, seed: int) -> str:
+    def _key(self, recipe: AnyRecipe, seed: int) -> str:
         """Of the model that a recipe makes here."""
         device = "cuda" if on_gpu(self.settings.device) else "cpu"
         return digest([model_identity(recipe), seed, load_data(recipe.data).fingerprint, torch.__version__, device])
 
-    def _recipe(self, experiment: Experiment, arm: Arm, seed: int) -> Recipe:
+    def _recipe(self, experiment: Experiment, arm: Arm, seed: int) -> AnyRecipe:
         data = self.settings.data if experiment.data else None
         if experiment.data and data is None:
             raise UsageError(f"this tier is trained on {experiment.data}; give its place with --data PATH")
@@ -239,23 +242,23 @@ class _Plan:
             return str(model_folder(self.settings.store, key))
 
         recipe = recipe_of(experiment, arm, seed, data, place)
-        if self.settings.trial is not None:
+        if self.settings.trial is not None and isinstance(recipe, Recipe):
             recipe = recipe.replace(objective=recipe.objective.shortened(recipe.training.steps))
         return recipe.replace(training=recipe.training.replace(device=self.settings.device))
 
-    def _judged(self, measure: MeasurePart, recipe: Recipe) -> list[object]:
+    def _judged(self, measure: MeasurePart | Reconstruction, recipe: AnyRecipe) -> list[object]:
         """What a measure's figure depends on beside the model: itself, and the features by which samples are judged."""
-        if not measure.judged:
+        if isinstance(measure, Reconstruction) or not measure.judged:
             return [measure_identity(measure)]
         return [measure_identity(measure), str(self._judge(recipe).features_hash)]
 
-    def _judge(self, recipe: Recipe) -> Judge:
+    def _judge(self, recipe: AnyRecipe) -> Judge:
         if recipe.data not in self.told:
             self.told.add(recipe.data)
             self.note(f"features that judge samples of {recipe.data.kind} data: trained here, or taken from the cache")
         return judge_of_data(recipe.data, torch.device("cpu"))
 
-    def _first(self, experiment: Experiment) -> Recipe | None:
+    def _first(self, experiment: Experiment) -> AnyRecipe | None:
         """The recipe of the first trained arm: all arms learn the same data."""
         trained = [arm for arm in experiment.arms if isinstance(arm, Arm)]
         return self._recipe(experiment, trained[0], 0) if trained else None

@@ -34,13 +34,21 @@ def eval_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Measure a run: distances, precision and recall, memorisation; writes evaluation/ and report.html."""
+    from suffuse.base.errors import UsageError
     from suffuse.cli.options import fields_of
     from suffuse.tasks.evaluate import evaluate, figures_table
     from suffuse.tasks.judge import judge_of
+    from suffuse.tasks.reconstruct import is_codec
     from suffuse.tasks.report import write_report
     from suffuse.tasks.runs import Wanted, open_run, other_data, settle
-    from suffuse.training.recipe import EvaluationSettings
+    from suffuse.training.settings import EvaluationSettings
 
+    if is_codec(run):
+        ways = {"--nfe": nfe, "--steps": steps, "--solver": solver, "--grid": grid, "--cfg": cfg, "--preset": preset}
+        if given := [name for name, value in ways.items() if value is not None]:
+            raise UsageError(f"{run} is an autoencoder, which is not sampled; leave {given[0]} out")
+        _eval_codec(run, data, n, seed, features, weights, device, as_json)
+        return
     opened = open_run(run, weights=weights, device=device)
     asked = Wanted(
         solver=fields_of(solver),
@@ -69,3 +77,36 @@ def eval_command(
     page = write_report(opened.folder)
     say(json.dumps(found.dump()) if as_json else figures_table(found))
     note(f"wrote {opened.folder / 'evaluation'} and {page}")
+
+
+def _eval_codec(
+    name: str,
+    data: str | None,
+    n: int | None,
+    seed: int | None,
+    features: str,
+    weights: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Images there and back, for a run of an autoencoder."""
+    from suffuse.base.errors import UsageError
+    from suffuse.tasks.judge import ImageJudge, extractor_of
+    from suffuse.tasks.reconstruct import evaluate_codec, open_codec
+    from suffuse.tasks.runs import reference_data
+    from suffuse.training.settings import EvaluationSettings
+
+    opened = open_codec(name, weights=weights, device=device)
+    source = opened.recipe.data if data is None and opened.recipe else None
+    if data is not None:
+        source = reference_data(data, opened.config.shape)
+    if source is None:
+        raise UsageError(f"{name} does not say what it was trained on; give --data")
+    plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()
+    dataset = source.load()
+    judge = ImageJudge(dataset, extractor_of(features, dataset, note=note).to(opened.codec.device), 10_000)
+    found = evaluate_codec(
+        opened, judge, samples=plan.samples if n is None else n, seed=plan.seed if seed is None else seed
+    )
+    say(json.dumps(found.dump()) if as_json else found.table())
+    note(f"wrote {opened.folder / 'evaluation'}")

@@ -57,7 +57,7 @@ def sample_command(
         preset=preset,
     )
     settings = settle(opened, asked)
-    if separate and len(opened.config.shape) != 3:
+    if separate and len(opened.shape) != 3:
         raise UsageError("these samples are points, not images; leave --separate out")
     folder = out or opened.folder / "samples"
     files.make_folder(folder)

@@ -63,4 +63,5 @@ def train_command(
         say(json.dumps(facts))
         return
     say(f"{done.folder}: {done.step} steps, {done.seconds:.0f} s in this session, loss {done.loss:.4f}")
-    say(f"next: suffuse sample {done.folder} --n 16   or   suffuse eval {done.folder}")
+    use = "train RECIPE codec.run={}" if wanted.learns == "codec" else "sample {} --n 16"
+    say(f"next: suffuse {use.format(done.folder)}   or   suffuse eval {done.folder}")

@@ -1,8 +1,8 @@
-"""The cache of decoded pictures: a sealed folder that is mapped into memory, found by content and settings.
+"""The cache of pictures and latents: a sealed folder that is mapped into memory, found by content and settings.
 
-`images.npy` (uint8, N x H x W x C), `labels.npy`, `captions.json`, `facts.json` (classes, fingerprint, report) and the
-manifest of `suffuse.base.files`. It appears whole or not at all; of two processes that want the same one, the second
-waits and takes the first's.
+`images.npy` (uint8 N x H x W x C, or float32 N x C x H x W), `labels.npy`, `captions.json`, `facts.json` (classes,
+fingerprint, report) and the manifest of `suffuse.base.files`. It appears whole or not at all; of two processes that
+want the same one, the second waits and takes the first's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from suffuse.base.part import parse
 from suffuse.data.dataset import Dataset
 from suffuse.data.report import DataReport
 
-__all__ = ["Filled", "PixelFile", "cached", "default_cache"]
+__all__ = ["ArrayFile", "Filled", "cached", "default_cache"]
 
 FORMAT_VERSION = 1
 IMAGES, LABELS, CAPTIONS, FACTS = "images.npy", "labels.npy", "captions.json", "facts.json"
@@ -57,7 +57,7 @@ class Filled:
     report: DataReport
 
 
-def cached(root: Path | None, name: str, key: Mapping[str, object], fill: Callable[[PixelFile], Filled]) -> Dataset:
+def cached(root: Path | None, name: str, key: Mapping[str, object], fill: Callable[[ArrayFile], Filled]) -> Dataset:
     """Open the cache of `key`, or make it.
 
     Args:
@@ -107,7 +107,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _make(folder: Path, name: str, fill: Callable[[PixelFile], Filled]) -> tuple[str, ...]:
+def _make(folder: Path, name: str, fill: Callable[[ArrayFile], Filled]) -> tuple[str, ...]:
     """Make a cache that is not whole, and say what was wrong with the old one."""
     damage = _damage(folder)
     if damage is None:  # made while this process waited for the lock
@@ -116,9 +116,9 @@ def _make(folder: Path, name: str, fill: Callable[[PixelFile], Filled]) -> tuple
     files.clean_staging(folder.parent)
     if folder.exists():
         files.discard(folder)
-        notes = (f"the cache of decoded pictures was damaged and is made again ({damage})",)
+        notes = (f"the cache of the data was damaged and is made again ({damage})",)
     with files.staged(folder) as staging:
-        with PixelFile(staging / IMAGES) as pixels:
+        with ArrayFile(staging / IMAGES) as pixels:
             filled = fill(pixels)
         _finish(staging, name, filled)
     return notes
@@ -128,7 +128,13 @@ def _finish(staging: Path, name: str, filled: Filled) -> None:
     """Write all but the pixels."""
     store = np.load(staging / IMAGES, mmap_mode="r", allow_pickle=False)
     dataset = Dataset.of(
-        name, store, labels=filled.labels, captions=filled.captions, classes=filled.classes, report=filled.report
+        name,
+        store,
+        labels=filled.labels,
+        captions=filled.captions,
+        classes=filled.classes,
+        report=filled.report,
+        latents=store.dtype != np.uint8,
     )
     if dataset.labels is not None:
         np.save(staging / LABELS, dataset.labels, allow_pickle=False)
@@ -158,16 +164,18 @@ def _open(folder: Path, name: str) -> Dataset:
     )
 
 
-class PixelFile:
-    """An `.npy` file of pictures that grows one by one, so that memory never holds them all.
+class ArrayFile:
+    """An `.npy` file of samples that grows one by one, so that memory never holds them all.
 
-    Grey pictures (one channel) are stored grey until the first coloured one, then all as RGB.
+    All have the type of the first. Grey pictures (one channel) are stored grey until the first coloured one, then all
+    as RGB.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
         self._shape: tuple[int, ...] = ()
+        self._dtype = np.dtype(np.uint8)
         self._file = path.open("w+b")
 
     def __enter__(self) -> Self:
@@ -187,21 +195,21 @@ class PixelFile:
         """Height and width of the pictures; empty before the first."""
         return self._shape[:2]
 
-    def add(self, pixels: NDArray[np.uint8]) -> None:
-        """Append a picture, (H, W, C), of the size of the first."""
+    def add(self, pixels: NDArray[Any]) -> None:  # Any: uint8 pixels or float32 numbers
+        """Append a picture, (H, W, C), or a latent, (C, H, W), of the size of the first."""
         if not self._shape:
-            self._shape = pixels.shape
+            self._shape, self._dtype = pixels.shape, pixels.dtype
             self._write_header()
-        if pixels.shape[2] > self._shape[2]:
+        if pixels.shape[-1] > self._shape[-1]:
             self._widen(pixels.shape)
         # `repeat` by 1 is a copy in memory order, which the file needs anyway.
-        self._file.write(pixels.repeat(self._shape[2] // pixels.shape[2], axis=2).data)
+        self._file.write(pixels.repeat(self._shape[-1] // pixels.shape[-1], axis=-1).data)
         self.count += 1
 
     def _write_header(self) -> None:
         """Write the header; numpy pads it so that the first axis can grow in place."""
         self._file.seek(0)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self._shape)}
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.count, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def _widen(self, shape: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ from suffuse.data.report import DataReport
 __all__ = ["Dataset"]
 
 Array = NDArray[Any]  # Any: uint8 pixels or float32 numbers
-_HASHED_AT_ONCE = 1 << 24  # bytes: a mapped file is never in memory as a whole
+_AT_ONCE = 1 << 24  # bytes: a mapped file is never in memory as a whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Dataset:
 
     Attributes:
         name: What reports call it.
-        store: uint8 (M, H, W, C) pixels or float32 (M, D) points, often a mapped file.
+        store: uint8 (M, H, W, C) pixels, float32 (M, D) points or (M, C, H, W) latents, often a mapped file.
         rows: Sample i is `store[rows[i]]`, (N,) int64; None where sample i is `store[i]`.
         labels: (N,) int64 class numbers; None without classes.
         captions: N texts; None without captions.
@@ -58,16 +58,18 @@ class Dataset:
         captions: Sequence[str] | None = None,
         classes: Sequence[str] = (),
         report: DataReport | None = None,
+        latents: bool = False,
     ) -> Dataset:
         """Check samples and make a data set of them.
 
         Args:
             name: What reports call it.
-            values: uint8 pixels (N, H, W, C), or floats (N, D).
+            values: uint8 pixels (N, H, W, C), or floats (N, D); see `latents`.
             labels: Class numbers, (N,), 0 <= label < len(classes).
             captions: N texts.
             classes: Names of the classes.
             report: What happened while they were read; a plain count when None.
+            latents: Whether floats are maps (N, C, H, W), not points.
 
         Raises:
             UsageError: Wrong shape, a label without a class, counts that differ, NaN or infinity (the row is named).
@@ -75,7 +77,7 @@ class Dataset:
         store = np.asarray(values)
         if store.dtype != np.uint8:
             store = store.astype(np.float32)
-        _check_values(name, store)
+        _check_values(name, store, latents=latents)
         wide = None if labels is None else np.asarray(labels).astype(np.int64)
         _check_labels(name, wide, len(store), len(classes))
         if captions is not None and len(captions) != len(store):
@@ -90,12 +92,12 @@ class Dataset:
 
     @property
     def is_images(self) -> bool:
-        """Whether the samples are pictures, not points."""
+        """Whether the samples are pictures, not points or latents."""
         return self.store.dtype == np.uint8
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a sample of `batch`: (C, H, W) or (D,)."""
+        """Shape of a sample of `batch`: (C, H, W), or (D,) for points."""
         if not self.is_images:
             return tuple(self.store.shape[1:])
         height, width, channels = self.store.shape[1:]
@@ -103,7 +105,7 @@ class Dataset:
 
     @property
     def values(self) -> Array:
-        """All samples as stored, (N, H, W, C) uint8 or (N, D) float32; of a split a copy, of a whole set not."""
+        """All samples as stored, (N, H, W, C) uint8, or float32; of a split a copy, of a whole set not."""
         return self.store if self.rows is None else self.store[self.rows]
 
     def batch(self, index: Tensor, flip: Tensor | None = None) -> Batch:
@@ -117,7 +119,7 @@ class Dataset:
             `x0` float32, pixels as value / 127.5 - 1; `cond` with `label` where there are labels; `index`.
 
         Raises:
-            UsageError: An index out of range, or points to be mirrored.
+            UsageError: An index out of range, or points or latents to be mirrored.
         """
         places = index.numpy()
         if len(places) and not (places.min() >= 0 and places.max() < len(self)):
@@ -127,7 +129,7 @@ class Dataset:
         picked = np.take(self.store, places if self.rows is None else self.rows[places], axis=0)
         if flip is not None:
             if not self.is_images:
-                raise UsageError(f"data {self.name!r} are points, which cannot be mirrored; leave flip out")
+                raise UsageError(f"data {self.name!r} are no pictures and cannot be mirrored; leave flip out")
             mirrored = flip.numpy()
             picked[mirrored] = picked[mirrored, :, ::-1]
         if self.is_images:
@@ -180,17 +182,23 @@ class Dataset:
         )
 
 
-def _check_values(name: str, values: Array) -> None:
+def _check_values(name: str, values: Array, *, latents: bool) -> None:
     """Pixels or finite points, at least one."""
-    rank = 4 if values.dtype == np.uint8 else 2
+    rank = 4 if latents or values.dtype == np.uint8 else 2
     if values.ndim != rank or not values.size:
         raise UsageError(
             f"data {name!r} have shape {values.shape} and type {values.dtype}; "
             "they must be uint8 (N, H, W, C) or floats (N, D), with at least one sample"
         )
-    if rank == 2 and not (finite := np.isfinite(values).all(axis=1)).all():
-        row = int(np.argmin(finite))
-        raise UsageError(f"data {name!r} hold NaN or infinity in row {row}: {values[row]}; mend or remove that row")
+    if values.dtype == np.uint8:
+        return
+    rows = max(1, _AT_ONCE // values[0].nbytes)
+    for start in range(0, len(values), rows):
+        finite = np.isfinite(values[start : start + rows]).reshape(-1, values[0].size).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            told = f": {values[row]}" if values.ndim == 2 else ""
+            raise UsageError(f"data {name!r} hold NaN or infinity in row {row}{told}; mend or remove that row")
 
 
 def _check_labels(name: str, labels: Array | None, samples: int, classes: int) -> None:
@@ -209,7 +217,7 @@ def _fingerprint(values: Array, labels: Array | None, captions: Sequence[str] | 
     digest = hashlib.sha256(repr((values.dtype.str, values.shape, tuple(classes), captions)).encode())
     if labels is not None:
         digest.update(labels.tobytes())
-    rows = max(1, _HASHED_AT_ONCE // values[0].nbytes)
+    rows = max(1, _AT_ONCE // values[0].nbytes)
     for start in range(0, len(values), rows):
         digest.update(np.ascontiguousarray(values[start : start + rows]).data)
     return digest.hexdigest()[:32]

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from suffuse.base.errors import UsageError
-from suffuse.data.cache import Filled, PixelFile, cached
+from suffuse.data.cache import ArrayFile, Filled, cached
 from suffuse.data.dataset import Dataset
 from suffuse.data.decode import SMALL, BadPicture, Decoded, PictureRules, decode, quiet_decoder
 from suffuse.data.layout import Layout, Picture
@@ -79,7 +79,7 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
             key = {"settings": settings, "content": listing.key}
             return cached(cache, listing.name, key, lambda pixels: self._fill(listing, pixels))
 
-    def _fill(self, listing: Listing, pixels: PixelFile) -> Filled:
+    def _fill(self, listing: Listing, pixels: ArrayFile) -> Filled:
         tally = _Tally()
         with quiet_decoder():
             for picture, result in _attempts(listing, self):

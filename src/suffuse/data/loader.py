@@ -36,8 +36,9 @@ class Loader:
         seed: Of the order, the mirroring and, through `draws`, of the step's noise.
         rank: This process.
         world: Number of processes.
-        flip: Mirror half of the samples left to right, chosen anew each time one is seen.
+        flip: Mirror half of the pictures left to right, chosen anew each time one is seen.
         coupling: Which noise goes with which sample; computed here, so that it hides behind the device's work.
+        labelled: Whether the coupling minds the classes: not when the model is told none.
 
     Raises:
         UsageError: The batch cannot be shared evenly, or points shall be mirrored.
@@ -53,6 +54,7 @@ class Loader:
         world: int = 1,
         flip: bool = False,
         coupling: CouplingPart | None = None,
+        labelled: bool = True,
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch is {batch}; it must be at least 1")
@@ -64,11 +66,14 @@ class Loader:
         if not 0 <= rank < world:
             raise UsageError(f"rank {rank} is not one of {world} processes; it must be from 0 to {world - 1}")
         if flip and not dataset.is_images:
-            raise UsageError(f"data {dataset.name!r} are points, which cannot be mirrored; set flip to false")
+            raise UsageError(
+                f"data {dataset.name!r} are no pictures and cannot be mirrored; set training.flip to false"
+            )
         self.dataset, self.total, self.seed, self.flip = dataset, batch, seed, flip
         self.coupling = coupling or Independent()
         share = batch // world
-        self.coupling.check(share, labelled=dataset.labels is not None)
+        self.coupling.check(share, classes=len(dataset.classes) if labelled else 0)
+        self.labelled = labelled
         self._places = torch.arange(rank * share, (rank + 1) * share)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
@@ -94,7 +99,8 @@ class Loader:
         """The batch with the noise that the objective would have drawn, in another order."""
         assert batch.x0 is not None
         eps = draws.normal("eps", tuple(batch.x0.shape[1:]))
-        order = self.coupling.order(batch.x0, eps, batch.cond.values.get("label"))
+        labels = batch.cond.values.get("label") if self.labelled else None
+        order = self.coupling.order(batch.x0, eps, labels)
         return replace(batch, eps=eps[order])
 
     def draws(self, step: int) -> Draws:

@@ -190,7 +190,7 @@ def unet_to_config(
     """
     if part.level_widths[0] != part.channels:
         raise _refuse("UNet", "multipliers", part.multipliers, "1 at the finest level for UNet2DModel")
-    for key, needed in (("fourier", None), ("norm", "group"), ("skip_scale", 1.0)):
+    for key, needed in (("fourier", None), ("norm", "group"), ("skip_scale", 1.0), ("resample_filter", "box")):
         if getattr(part, key) != needed:
             raise _refuse("UNet", key, getattr(part, key), f"{needed!r} for UNet2DModel")
     if part.max_period != 1e4:

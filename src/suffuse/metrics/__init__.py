@@ -10,6 +10,8 @@ from suffuse.metrics.points import Features, nearest_neighbours
 from suffuse.metrics.precision_recall import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from suffuse.metrics.quality import CostPoint, pareto_front
 from suffuse.metrics.ruler import Comparison, Measurement, Ruler, Versions, dumps, loads, side_by_side
+from suffuse.metrics.similarity import psnr
+from suffuse.metrics.spread import Spread, spread
 
 __all__ = [
     "Averaged",
@@ -27,6 +29,7 @@ __all__ = [
     "Pixels",
     "PrecisionRecall",
     "Ruler",
+    "Spread",
     "Transport",
     "Versions",
     "cubic",
@@ -47,8 +50,10 @@ __all__ = [
     "nearest_neighbours",
     "pareto_front",
     "precision_recall",
+    "psnr",
     "side_by_side",
     "sliced_wasserstein",
+    "spread",
     "time_lipschitz",
     "wasserstein",
 ]

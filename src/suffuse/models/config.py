@@ -38,6 +38,7 @@ class ModelConfig(Part):
         sigma_data: Standard deviation of the data, for the EDM prediction.
         flow_map: What the model can do as a flow map; None for a denoiser.
         classes: Names of the classes, by label.
+        codec: Folder, within the model's own, of the codec in whose latents the model lives; None for pixels.
         weights: Name of what `model.safetensors` holds: an EMA's name, or `raw`.
         others: Names of the other averages, in `ema/`.
         step: Training steps behind the weights.
@@ -55,6 +56,7 @@ class ModelConfig(Part):
     sigma_data: float = Field(default=0.5, gt=0)
     flow_map: FlowMapSettings | None = None
     classes: tuple[str, ...] = ()
+    codec: str | None = None
     weights: str = "raw"
     others: tuple[str, ...] = ()
     step: int = Field(default=0, ge=0)
@@ -65,6 +67,11 @@ class ModelConfig(Part):
         network = self.network.taking(extra, f"conditioner {self.conditioner.kind!r}")
         object.__setattr__(self, "network", network)  # frozen, but not made yet
         return self
+
+    def facts(self) -> dict[str, str]:
+        """What stands on the model card, by name."""
+        process = f"path {self.path.kind}, prediction {self.prediction.kind}, time {self.time.kind}"
+        return {"network": self.network.kind, "process": process}
 
     def build(self, *, seed: int = 0) -> Denoiser:
         """Make the model with fresh weights; equal seeds give equal weights.

@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffuse.base import files
-from suffuse.base.errors import RunError, UsageError, unknown_name
+from suffuse.base.errors import RunError, UsageError, closest, unknown_name
 from suffuse.base.part import parse
 from suffuse.base.weights import load_weights, read_safetensors, save_safetensors
+from suffuse.models.codec import Codec, CodecConfig
 from suffuse.models.config import FORMAT_VERSION, ModelConfig
 from suffuse.models.denoiser import Denoiser
 
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "codec_of",
     "ema_file",
+    "load_codec",
     "load_config",
     "load_model",
     "local_folder",
     "push_folder",
+    "read_config",
     "save_model",
 ]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-# What a run's folder holds beyond the model stays at home.
-_NOT_PUSHED = ("checkpoints/*", "parts/*", "*.lock", ".*", "tensorboard/*")
+# What a run's folder holds beyond the model and its codec stays at home.
+_NOT_PUSHED = ("checkpoints/*", "*.lock", ".*", "tensorboard/*")
 
 
 def ema_file(name: str) -> str:
@@ -37,7 +41,10 @@ def ema_file(name: str) -> str:
 
 
 def save_model(
-    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor]]
+    folder: Path,
+    config: ModelConfig | CodecConfig,
+    weights: Mapping[str, Tensor],
+    others: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     """Write weights and configuration; each file is whole or absent, the configuration comes last.
 
@@ -55,8 +62,8 @@ def save_model(
     files.write_json(folder / CONFIG_FILE, config.dump())
 
 
-def load_config(folder: Path) -> ModelConfig:
-    """Read `config.json`.
+def read_config(folder: Path) -> ModelConfig | CodecConfig:
+    """Read `config.json`, whatever kind of model it describes.
 
     Raises:
         UsageError: There is none, it is of a newer version, or it names parts that do not exist.
@@ -69,7 +76,25 @@ def load_config(folder: Path) -> ModelConfig:
     if "_class_name" in data:
         raise UsageError(f"{path} is a diffusers configuration; run `suffuse convert {folder} --to suffuse` first")
     files.check_version(data, path=path, newest=FORMAT_VERSION)
+    if data.get("kind") == "codec":
+        return parse(CodecConfig, data, owner=str(path))
     return parse(ModelConfig, data, owner=str(path))
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read the `config.json` of a denoiser or a flow map.
+
+    Raises:
+        UsageError: As `read_config`, and for an autoencoder.
+        RunError: It is not JSON.
+    """
+    config = read_config(folder)
+    if isinstance(config, CodecConfig):
+        raise UsageError(
+            f"{folder} is an autoencoder, which makes no samples; give a model, or train one in its latents with "
+            f"codec.run={folder}"
+        )
+    return config
 
 
 def load_model(
@@ -90,6 +115,47 @@ def load_model(
     folder = local_folder(name, revision, token)
     config = load_config(folder)
     model = config.build()
+    model.config = config.replace(weights=_fill(model, config, folder, weights))
+    return model.eval()
+
+
+def load_codec(
+    name: str | Path, *, weights: str | None = None, revision: str | None = None, token: str | None = None
+) -> Codec:
+    """Load a codec from a folder, or from the Hub when no such folder exists; arguments and errors as `load_model`.
+
+    Raises:
+        UsageError: Also for a folder that holds another kind of model.
+    """
+    folder = local_folder(name, revision, token)
+    config = read_config(folder)
+    if not isinstance(config, CodecConfig):
+        raise UsageError(
+            f"{folder} is no autoencoder, but a model of samples; give the run of one, such as that of the recipe "
+            "mnist28-autoencoder"
+        )
+    codec = config.build()
+    codec.config = config.replace(weights=_fill(codec, config, folder, weights))
+    return codec.eval().requires_grad_(requires_grad=False)
+
+
+def codec_of(folder: Path) -> Codec | None:
+    """The codec in whose latents the model of a folder lives; None for a model of pixels or points.
+
+    Raises:
+        UsageError: The folder's own copy is missing.
+    """
+    config = load_config(folder)
+    if config.codec is None:
+        return None
+    place = folder / config.codec
+    if not place.is_dir():
+        raise UsageError(f"{place} is missing: the codec that turns this model's latents into images; bring it back")
+    return load_codec(place)
+
+
+def _fill(model: nn.Module, config: ModelConfig | CodecConfig, folder: Path, weights: str | None) -> str:
+    """Give a fresh model the weights of a folder; returns the average's name."""
     names = (config.weights, *config.others)
     if weights is not None and weights not in names:
         raise unknown_name("average", weights, names)
@@ -100,8 +166,7 @@ def load_model(
         hint = f"; {pickles[0]} is a pickle and is not read, convert it to safetensors first" if pickles else ""
         raise UsageError(f"{path} is missing{hint or '; finish or resume the run first'}")
     load_weights(model, read_safetensors(path), owner=str(path))
-    model.config = config.replace(weights=chosen)
-    return model.eval()
+    return chosen
 
 
 def local_folder(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
@@ -117,7 +182,10 @@ def local_folder(name: str | Path, revision: str | None = None, token: str | Non
     if folder.is_dir():
         return folder
     if len(folder.parts) > 1 and folder.parent.is_dir():
-        raise unknown_name("run", str(name), [str(path) for path in folder.parent.iterdir() if path.is_dir()])
+        beside = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+        near = closest(folder.name, beside)
+        hint = f"did you mean '{folder.parent / near}'? " if near else ""
+        raise UsageError(f"run '{name}' does not exist; {hint}{folder.parent} has: {', '.join(beside) or 'no folders'}")
     pieces = str(name).split("/")
     if isinstance(name, Path) or len(pieces) != 2 or not all(pieces) or pieces[0] in {".", "..", "~"}:
         raise UsageError(f"{name} is not a folder; give the folder of a run, or owner/name on the Hub")
@@ -131,7 +199,7 @@ def local_folder(name: str | Path, revision: str | None = None, token: str | Non
                 revision=revision,
                 token=token,
                 allow_patterns=["*.json", "*.safetensors", "*.yaml", "README.md"],
-                ignore_patterns=["parts/*", "checkpoints/*"],
+                ignore_patterns=["checkpoints/*"],
             )
         )
     except LocalEntryNotFoundError as error:  # first: in older versions it is an HTTP error too
@@ -159,7 +227,7 @@ def push_folder(
     token: str | None = None,
     commit_message: str = "Upload model",
 ) -> str:
-    """Upload a run's model, card, recipe and samples to the Hub; checkpoints stay at home.
+    """Upload a run's model, card, recipe and samples to the Hub; checkpoints and teachers stay at home.
 
     Returns:
         Address of the commit.
@@ -167,7 +235,10 @@ def push_folder(
     Raises:
         RunError: The Hub refused or cannot be reached.
     """
-    load_config(folder)
+    config = read_config(folder)
+    # Of the frozen models that a run keeps, its codec is the one without which it makes no images.
+    codec = config.codec if isinstance(config, ModelConfig) else None
+    parts = [f"{part.relative_to(folder)}/*" for part in folder.glob("parts/*") if part != folder / str(codec)]
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -175,7 +246,10 @@ def push_folder(
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, ignore_patterns=list(_NOT_PUSHED), commit_message=commit_message
+            repo_id=repository,
+            folder_path=folder,
+            ignore_patterns=[*_NOT_PUSHED, *parts],
+            commit_message=commit_message,
         )
     except (HfHubHTTPError, OSError) as error:
         raise RunError(f"could not push {folder} to {repository}: {_line(error)}; check login and network") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from suffuse.base.part import Joint
+from suffuse.networks.autoencoder import Autoencoder, AutoencoderNetwork, AutoencoderPart, KLAutoencoder
 from suffuse.networks.contract import Network, Output, needed_blocks
 from suffuse.networks.dit import DiT, DiTNetwork
 from suffuse.networks.execution import execute
@@ -14,8 +15,12 @@ from suffuse.networks.unet import UNet, UNetNetwork
 
 __all__ = [
     "MLP",
+    "Autoencoder",
+    "AutoencoderNetwork",
+    "AutoencoderPart",
     "DiT",
     "DiTNetwork",
+    "KLAutoencoder",
     "MLPNetwork",
     "Network",
     "NetworkConfig",

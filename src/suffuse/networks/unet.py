@@ -17,9 +17,8 @@ from suffuse.base.errors import UsageError
 from suffuse.networks.blocks.attention import ImageAttention
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import TimeEmbedding
-from suffuse.networks.blocks.initialise import zero_weights
-from suffuse.networks.blocks.norms import Norm, image_norm, silu
-from suffuse.networks.blocks.residual import Downsample, Resample, ResBlock, Upsample
+from suffuse.networks.blocks.norms import Norm
+from suffuse.networks.blocks.residual import Downsample, Filter, ImageHead, Resample, ResBlock, Upsample
 from suffuse.networks.contract import Network, Output
 from suffuse.networks.execution import call_block, execute
 from suffuse.networks.part import NetworkPart, count_parameters, seeded
@@ -50,6 +49,7 @@ class UNet(NetworkPart):
         mid_attention_norm: A norm before it.
         scale_shift: The time embedding scales and shifts norms (dhariwal2021adm) instead of being added.
         resample: Resolution changes by a convolution (ho2020ddpm) or inside a residual block (dhariwal2021adm).
+        resample_filter: Inside a residual block: means of 2 x 2 pixels, or NCSN++'s smoothing over 4 x 4 (song2021sde).
         down_padding: Padding of the convolution with stride 2: 0 is one-sided (ho2020ddpm), 1 symmetric.
         time_width: Width of the time embedding and of condition vectors; 4 * channels when None.
         freq_shift: Frequency shift of the time embedding, see `Sinusoids`.
@@ -78,6 +78,7 @@ class UNet(NetworkPart):
     mid_attention_norm: bool = True
     scale_shift: bool = False
     resample: Literal["conv", "resnet"] = "conv"
+    resample_filter: Filter = "box"
     down_padding: Literal[0, 1] = 0
     time_width: Annotated[int, Field(gt=0)] | None = None
     freq_shift: Literal[0, 1] = 1
@@ -96,6 +97,10 @@ class UNet(NetworkPart):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.resample_filter != "box" and self.resample == "conv":
+            raise ValueError(
+                f"resample_filter = {self.resample_filter!r} acts inside residual blocks; set resample=resnet"
+            )
         for level, multiplier in enumerate(self.multipliers):
             width = self.channels * multiplier
             if multiplier <= 0 or abs(width - round(width)) > 1e-6:
@@ -204,21 +209,6 @@ class _Middle(nn.Module):
         return value
 
 
-class _Head(nn.Module):
-    """Norm, SiLU and the last convolution."""
-
-    def __init__(self, part: UNet, channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm = image_norm(part.norm, channels, groups=part.groups, eps=part.norm_eps)
-        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
-        if part.zero_init:
-            zero_weights(self.conv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value: Tensor = self.conv(silu(self.norm(x)))
-        return value
-
-
 class UNetNetwork(Network):
     """The live U-Net. A block's name is its path among the modules.
 
@@ -248,7 +238,14 @@ class UNetNetwork(Network):
         self.down = nn.ModuleList(self._way_down(level, skips) for level in range(len(widths)))
         self.mid = self._middle(widths[-1], source=skips[-1])
         self.up = nn.ModuleList(self._way_up(level, skips) for level in reversed(range(len(widths))))
-        self.output = _Head(part, widths[0], out_channels)
+        self.output = ImageHead(
+            widths[0],
+            out_channels,
+            groups=part.groups,
+            eps=part.norm_eps,
+            zero_init=part.zero_init,
+            norm=part.norm,
+        )
         self._name("output", out_channels, next(reversed(self.graph)))
 
     def _name(self, name: str, width: int, *reads: str) -> None:
@@ -267,6 +264,7 @@ class UNetNetwork(Network):
             scale_shift=part.scale_shift,
             dropout=Dropout(part.dropout, self._layers),
             resample=resample,
+            filter=part.resample_filter,
             zero_init=part.zero_init,
             norm=part.norm,
             scale=part.skip_scale,

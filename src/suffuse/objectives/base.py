@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -38,12 +38,12 @@ class Objective(Protocol):
     """
 
     def __call__(
-        self, model: Denoiser, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
+        self, model: Any, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
     ) -> dict[str, Tensor]:
         """Losses by name, (B,) each; their sum is trained.
 
         Args:
-            model: What is trained.
+            model: What is trained; a denoiser, or whatever the objective is for.
             batch: Data of this process, B samples.
             progress: Step and total.
             noise: All randomness of these samples at this step.
@@ -66,12 +66,14 @@ class ObjectivePart(Part, abc.ABC):
 
     Attributes:
         couples: Whether it pairs data with noise, so that a coupling has a meaning.
+        differentiates: Whether it takes derivatives through the network in its inputs.
         needs_init: Whether it starts from a finished model.
         condition_dropout: Probability that a sample's conditions are hidden.
     """
 
     kind: str
     couples: ClassVar[bool] = True
+    differentiates: ClassVar[bool] = False
     needs_init: ClassVar[bool] = False
     condition_dropout: float = 0.0
 

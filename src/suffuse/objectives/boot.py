@@ -16,7 +16,7 @@ from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
-from suffuse.objectives.conditions import training_conditions
+from suffuse.objectives.batches import training_conditions
 from suffuse.objectives.frozen import denoise_elsewhere
 from suffuse.objectives.teacher import TeacherStep
 from suffuse.process import Pair, PathPart, aim, expand, transfer

@@ -22,7 +22,7 @@ from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser, Evaluation
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
-from suffuse.objectives.conditions import training_conditions
+from suffuse.objectives.batches import data_and_noise, training_conditions
 from suffuse.objectives.frozen import FrozenRun, load_frozen
 from suffuse.objectives.pair_metric import PairMetric, PseudoHuber
 from suffuse.objectives.targets import SameWeights, TargetWeights
@@ -235,10 +235,7 @@ class ConsistencyLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses by name, (B,) each: `consistency`, and `low_noise` where there is an anchor."""
         part, path = self.part, model.path
-        if batch.x0 is None:
-            raise UsageError("objective 'consistency' needs data, but the batch has no x0; choose a data source")
-        x0 = batch.x0
-        eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
+        x0, eps = data_and_noise(batch, noise, part.kind)
         pair, boundary = self._pairs(model, progress, noise)
         cond = training_conditions(model, batch, noise, part.condition_dropout)
         call = Call(seeds=noise.keys("network"))

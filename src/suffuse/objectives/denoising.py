@@ -10,11 +10,10 @@ from torch import Tensor
 
 from suffuse.base.batch import Batch
 from suffuse.base.call import Call
-from suffuse.base.conditions import Conditions
-from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser, Evaluation
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
+from suffuse.objectives.batches import data_and_noise, training_conditions
 from suffuse.objectives.time_penalty import TimePenalty
 from suffuse.process import (
     NoiseLevels,
@@ -57,23 +56,16 @@ class Denoising(ObjectivePart):
     def _losses(
         self, model: Denoiser, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
     ) -> dict[str, Tensor]:
-        if batch.x0 is None:
-            raise UsageError("objective 'denoising' needs data, but the batch has no x0; choose a data source")
-        eps = noise.normal("eps", tuple(batch.x0.shape[1:])).to(batch.x0.dtype) if batch.eps is None else batch.eps
+        x0, eps = data_and_noise(batch, noise, self.kind)
         t = self.noise_levels.draw(noise, model.path)
-        x = perturb(model.path, batch.x0, eps, t)
+        x = perturb(model.path, x0, eps, t)
         call = Call(seeds=noise.keys("network"))
-        cond = self._hidden(model.conditioner.observe(batch.x0, batch.cond), noise)
+        cond = training_conditions(model, batch, noise, self.condition_dropout)
         evaluation = model.evaluate(x, t, cond, call)
-        losses = {"denoising": denoising_loss(evaluation, batch.x0, self.weighting, batch.mask)}
+        losses = {"denoising": denoising_loss(evaluation, x0, self.weighting, batch.mask)}
         if self.time_penalty is not None:
             losses["time_penalty"] = self.time_penalty.of(model, evaluation, t, cond, call)
         return losses
-
-    def _hidden(self, cond: Conditions, noise: Draws) -> Conditions:
-        if not cond or self.condition_dropout == 0:
-            return cond
-        return cond.drop(noise.uniform("condition dropout") < self.condition_dropout)
 
 
 def denoising_loss(evaluation: Evaluation, x0: Tensor, weighting: WeightingPart, mask: Tensor | None = None) -> Tensor:

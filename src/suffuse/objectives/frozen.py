@@ -15,7 +15,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_model
 from suffuse.process import PathPart
 
-__all__ = ["FrozenRun", "denoise_elsewhere", "load_frozen"]
+__all__ = ["FrozenRun", "check_space", "denoise_elsewhere", "load_frozen"]
 
 _FAR = 20.0  # half log-SNR beyond which a path is pure noise, or clean
 
@@ -46,6 +46,7 @@ def load_frozen(frozen: FrozenRun, like: Denoiser, role: str) -> Denoiser:
         RunError: A broken file.
     """
     model = load_model(Path(frozen.run) if Path(frozen.run).is_dir() else frozen.run, weights=frozen.weights)
+    check_space(like, model, f"the {role} {frozen.run}")
     ours, theirs = like.config, model.config
     if ours is not None and theirs is not None:
         if ours.shape != theirs.shape:
@@ -60,6 +61,26 @@ def load_frozen(frozen: FrozenRun, like: Denoiser, role: str) -> Denoiser:
                 "same conditioner for both"
             )
     return model.to(like.device).requires_grad_(requires_grad=False)
+
+
+def check_space(ours: Denoiser, theirs: Denoiser, name: str) -> None:
+    """Refuse a model of other latents, or of pixels where the other has latents.
+
+    Args:
+        ours: The model that is trained.
+        theirs: The one that it builds on.
+        name: Of that one, for the message.
+
+    Raises:
+        UsageError: They live in different spaces.
+    """
+    if ours.config is None or theirs.config is None or ours.config.codec == theirs.config.codec:
+        return
+    spaces = ["pixels" if config.codec is None else f"codec {config.codec}" for config in (theirs.config, ours.config)]
+    raise UsageError(
+        f"{name} lives in {spaces[0]}, the model that is trained in {spaces[1]}; train both with one codec on the same "
+        "data, or both in pixels"
+    )
 
 
 def denoise_elsewhere(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.derivatives import check_finite_derivative, jvp
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
-from suffuse.objectives.conditions import training_conditions
+from suffuse.objectives.batches import data_and_noise, training_conditions
 from suffuse.process import Flow, FlowVelocity, LogitNormal, NoiseLevels, PathPart, perturb
 
 __all__ = ["MeanFlow"]
@@ -38,6 +38,7 @@ class MeanFlow(ObjectivePart):
     """
 
     kind: Literal["mean_flow"] = "mean_flow"
+    differentiates: ClassVar[bool] = True
     noise_levels: NoiseLevels = LogitNormal(mean=-0.4, std=1.0)
     instantaneous: float = Field(default=0.75, ge=0, le=1)
     power: float = Field(default=1.0, ge=0)
@@ -80,10 +81,7 @@ class MeanFlow(ObjectivePart):
     def _losses(
         self, model: Denoiser, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
     ) -> dict[str, Tensor]:
-        if batch.x0 is None:
-            raise UsageError("objective 'mean_flow' needs data, but the batch has no x0; choose a data source")
-        x0 = batch.x0
-        eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
+        x0, eps = data_and_noise(batch, noise, self.kind)
         t, s = self._times(noise, model.path)
         cond = training_conditions(model, batch, noise, self.condition_dropout)
         seeds = noise.keys("network")

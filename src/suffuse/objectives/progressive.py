@@ -15,7 +15,7 @@ from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.models.denoiser import Denoiser
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
-from suffuse.objectives.conditions import training_conditions
+from suffuse.objectives.batches import data_and_noise, training_conditions
 from suffuse.objectives.denoising import denoising_loss
 from suffuse.process import PathPart, TruncatedSNR, Weighting, aim, perturb, transfer
 
@@ -87,14 +87,12 @@ class ProgressiveLoss(nn.Module):
         self, model: Denoiser, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
     ) -> dict[str, Tensor]:
         """Losses by name, (B,) each."""
-        if batch.x0 is None:
-            raise UsageError("objective 'progressive' needs data, but the batch has no x0; choose a data source")
-        x0, path = batch.x0, model.path
+        path = model.path
+        x0, eps = data_and_noise(batch, noise, self.part.kind)
         steps = self.part.steps_at(progress.step, progress.total)
         grid = torch.linspace(path.t_max, path.t_clean, 2 * steps + 1, dtype=torch.float64, device=x0.device)
         i = 2 * (noise.uniform("times") * steps).floor().long()
         t, half, end = grid[i], grid[i + 1], grid[i + 2]
-        eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
         x_t = perturb(path, x0, eps, t)
         cond = training_conditions(model, batch, noise, self.part.condition_dropout)
         here, middle, there = (path.level(time, x0) for time in (t, half, end))

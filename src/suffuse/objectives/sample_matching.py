@@ -21,7 +21,7 @@ from suffuse.metrics.kernel import Kernel, cubic, gaussian, unbiased_mmd2
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks.part import seeded
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
-from suffuse.objectives.conditions import training_conditions
+from suffuse.objectives.batches import training_conditions
 from suffuse.process import PathPart
 from suffuse.sampling import DDIM, Estimate, Grid, Solver, Uniform
 

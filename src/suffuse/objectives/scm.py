@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from suffuse.networks.blocks.embeddings import Sinusoids
 from suffuse.networks.blocks.initialise import zero_weights
 from suffuse.networks.part import seeded
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
-from suffuse.objectives.conditions import training_conditions
+from suffuse.objectives.batches import data_and_noise, training_conditions
 from suffuse.process import EDMPrediction, LogNormal, NoiseLevels, PathPart, TrigonometricPath, expand, perturb
 
 __all__ = ["ContinuousConsistency"]
@@ -41,6 +41,7 @@ class ContinuousConsistency(ObjectivePart):
     """
 
     kind: Literal["continuous_consistency"] = "continuous_consistency"
+    differentiates: ClassVar[bool] = True
     noise_levels: NoiseLevels = LogNormal(mean=-1.0, std=1.4)
     warmup: float = Field(default=0.1, ge=0, le=1)
     c: float = Field(default=0.1, gt=0)
@@ -103,10 +104,7 @@ class _ContinuousLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses by name, (B,) each."""
         part, data = self.part, model.sigma_data
-        if batch.x0 is None:
-            raise UsageError("objective 'continuous_consistency' needs data, but the batch has no x0")
-        x0 = batch.x0
-        eps = noise.normal("eps", tuple(x0.shape[1:])).to(x0.dtype) if batch.eps is None else batch.eps
+        x0, eps = data_and_noise(batch, noise, part.kind)
         t = part.noise_levels.draw(noise, model.path)
         cond = training_conditions(model, batch, noise, part.condition_dropout)
         call = Call(seeds=noise.keys("network"))

@@ -38,8 +38,8 @@ class CouplingPart(Part, abc.ABC):
             labels: Classes of the samples, (B,); None without.
         """
 
-    def check(self, batch: int, *, labelled: bool) -> None:
-        """Raise a `UsageError` when it cannot be used on batches of that size."""
+    def check(self, batch: int, *, classes: int = 0) -> None:
+        """Raise a `UsageError` when it cannot be used on batches of that size, with labels of so many classes."""
 
 
 class Independent(CouplingPart):
@@ -82,12 +82,18 @@ class OptimalTransport(CouplingPart):
             order[rows] = rows[_cheapest(data[rows], noise[rows])]
         return order
 
-    def check(self, batch: int, *, labelled: bool) -> None:
-        """A single sample has nothing to exchange."""
+    def check(self, batch: int, *, classes: int = 0) -> None:
+        """A single sample, or one of each class, has nothing to exchange."""
         if batch < 2:
             raise UsageError(
                 f"coupling 'optimal_transport' exchanges noise within a batch, but each process draws {batch} sample "
                 "at a time; raise training.batch, or use coupling=independent"
+            )
+        if self.within == "class" and batch < 2 * classes:
+            raise UsageError(
+                f"coupling 'optimal_transport' exchanges noise within a class, but a batch of {batch} has hardly two "
+                f"samples of each of {classes} classes; raise training.batch to {2 * classes} at least, or use "
+                "coupling.within=batch"
             )
 
 

@@ -18,7 +18,7 @@ from suffuse.metrics.ruler import AXES
 from suffuse.tasks.generate import generate
 from suffuse.tasks.judge import Judge, ruler_of
 from suffuse.tasks.runs import OpenRun, Wanted, settle
-from suffuse.training.recipe import SamplingSettings
+from suffuse.training.settings import SamplingSettings
 
 __all__ = [
     "SHEET",
@@ -98,7 +98,7 @@ def contenders(
     """
     if not runs or not nfe:
         raise UsageError("there is nothing to compare; give at least one run and one nfe")
-    shapes = {run.config.shape for run in runs}
+    shapes = {run.shape for run in runs}
     if len(shapes) > 1:
         raise UsageError(f"runs of different shapes cannot be compared by one judge: {sorted(shapes)}")
     names = [run.name for run in runs]

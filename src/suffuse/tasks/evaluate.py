@@ -20,7 +20,7 @@ from suffuse.tasks.judge import ImageJudge, Judge, ruler_of
 from suffuse.tasks.pictures import save_sheet
 from suffuse.tasks.runs import OpenRun
 from suffuse.training.card import add_figures
-from suffuse.training.recipe import SamplingSettings
+from suffuse.training.settings import SamplingSettings
 
 __all__ = ["Evaluated", "evaluate", "figures_table", "read_evaluation"]
 

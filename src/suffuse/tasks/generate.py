@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,8 +14,8 @@ from suffuse.base.errors import UsageError, unknown_name
 from suffuse.data import Dataset
 from suffuse.sampling import sample_batches
 from suffuse.tasks.runs import OpenRun
-from suffuse.training.recipe import SamplingSettings
 from suffuse.training.sample_conditions import sample_conditions
+from suffuse.training.settings import SamplingSettings
 
 __all__ = ["Generated", "conditions_for", "generate"]
 
@@ -24,11 +25,11 @@ class Generated:
     """Samples and what they cost.
 
     Attributes:
-        x: (n, ...) on the CPU.
+        x: (n, ...) on the CPU; images where the model makes latents.
         labels: Classes that were asked for, (n,); None for a model that knows none.
         classes: Names of the model's classes; empty when it knows none.
         nfe: Network evaluations per sample, counted.
-        seconds: Wall time of sampling.
+        seconds: Wall time of sampling and, for a model of latents, of decoding.
     """
 
     x: Tensor
@@ -68,7 +69,7 @@ def _data_of(run: OpenRun) -> Dataset:
     if run.recipe is None:
         raise UsageError(f"{why}, and {run.folder} does not say on which it was trained; {mend}")
     try:
-        return run.recipe.data.load()
+        return run.training_data(run.recipe.data)
     except UsageError as error:
         raise UsageError(
             f"{why}, and those that {run.folder} was trained on cannot be loaded ({error}); {mend}"
@@ -118,9 +119,10 @@ def generate(
         precision=settings.precision,
         on_step=on_step,
     ):
-        parts.append(made.x.cpu())
+        began = time.perf_counter()
+        parts.append(run.decode(made.x).cpu())
         rows += made.nfe * len(made.x)
-        seconds += made.seconds
+        seconds += made.seconds + time.perf_counter() - began
         done += len(made.x)
         if on_samples is not None:
             on_samples(done)

@@ -39,9 +39,9 @@ from suffuse.metrics import (
 from suffuse.tasks.generate import Generated
 from suffuse.tasks.runs import OpenRun, named
 from suffuse.training.extractor import TrainedFeatures, train_extractor
-from suffuse.training.recipe import SamplingSettings
+from suffuse.training.settings import SamplingSettings
 
-__all__ = ["ImageJudge", "Judge", "PointJudge", "Reference", "judge_of", "ruler_of"]
+__all__ = ["ImageJudge", "Judge", "PointJudge", "Reference", "extractor_of", "judge_of", "ruler_of"]
 
 _BATCH = 100  # images that a feature network sees at a time: Inception needs some 15 MB for each
 # Neighbour searches in features grow with the square of the set.
@@ -269,16 +269,15 @@ def _load(run: OpenRun, source: DataPart, own: bool) -> Dataset:
         raise UsageError(
             f"the data that {run.folder} was trained on cannot be loaded ({error}); give --data"
         ) from error
-    if dataset.shape != run.config.shape:
-        raise UsageError(
-            f"the model makes samples of {run.config.shape}, but the data have {dataset.shape}; give others"
-        )
+    if dataset.shape != run.shape:
+        raise UsageError(f"the model makes samples of {run.shape}, but the data have {dataset.shape}; give others")
     return dataset
 
 
-def _extractor(
-    features: str, dataset: Dataset, cache: Path | None, note: Callable[[str], None]
+def extractor_of(
+    features: str, dataset: Dataset, cache: Path | None = None, note: Callable[[str], None] = lambda text: None
 ) -> TrainedFeatures | Inception:
+    """The feature space of a name; arguments and errors as for `judge_of`."""
     kind, _, path = features.partition(":")
     if kind == "inception":
         return Inception(Path(path).expanduser() if path else None)
@@ -331,5 +330,5 @@ def judge_of(
         return PointJudge(dataset, source, count)
     if len(dataset) < least:
         raise UsageError(f"data {dataset.name!r} has {len(dataset)} images, too few to judge by; give at least {least}")
-    extractor = _extractor(features, dataset, cache, note).to(run.model.device)
+    extractor = extractor_of(features, dataset, cache, note).to(run.model.device)
     return ImageJudge(dataset, extractor, count, own=own)

@@ -1,8 +1,7 @@
-"""The plots that reports show. matplotlib without its global state: figures are made, drawn and forgotten."""
+"""The plots that reports show."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,30 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from suffuse.base import files
+from suffuse.base.figures import new_figure, save_figure
 from suffuse.metrics import CostPoint
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-__all__ = ["cost_curves", "loss_curve", "new_figure", "sample_rows", "save_figure", "scatter"]
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure that draws without a screen and without global state; sides in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; equal figures make equal files."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    files.write_bytes(path, buffer.getvalue())
+__all__ = ["cost_curves", "loss_curve", "sample_rows", "scatter"]
 
 
 def cost_curves(points: Sequence[CostPoint], floor: float | None, headline: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from suffuse.base import files
 from suffuse.base.errors import RunError, unknown_name
 from suffuse.base.part import parse
-from suffuse.training.recipe import SamplingSettings
+from suffuse.training.settings import SamplingSettings
 
 __all__ = ["FOLDER", "Preset", "list_presets", "load_preset", "save_preset"]
 

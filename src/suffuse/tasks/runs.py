@@ -9,21 +9,25 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
-from suffuse.base.errors import UsageError
+from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import Part, explain
-from suffuse.data import Data, DataPart, data_from
+from suffuse.data import Data, DataPart, Dataset, data_from
+from suffuse.models.codec import Codec
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
-from suffuse.models.pretrained import load_model, local_folder
+from suffuse.models.pretrained import codec_of, load_model, local_folder
 from suffuse.sampling import CFG, Grid, GuidancePart, NoGuidance, Solver
 from suffuse.tasks.presets import load_preset
-from suffuse.training.recipe import Recipe, SamplingSettings
+from suffuse.training.latents import encoded
+from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE
+from suffuse.training.settings import SamplingSettings
 from suffuse.training.world import choose_device
 
-__all__ = ["OpenRun", "Wanted", "named", "open_run", "other_data", "settle"]
+__all__ = ["OpenRun", "Wanted", "named", "open_run", "other_data", "reference_data", "settle"]
 
 _CHANNELS = {1: "grey", 3: "rgb", 4: "rgba"}
 
@@ -37,12 +41,42 @@ class OpenRun:
         model: In evaluation mode, on its device.
         config: Of the model; `weights` names the average that was loaded.
         recipe: What it was trained by; None for a converted model.
+        codec: Turns the model's latents into images, in evaluation mode on the model's device; None for a model of
+            pixels or points.
     """
 
     folder: Path
     model: Denoiser
     config: ModelConfig
     recipe: Recipe | None
+    codec: Codec | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample as it comes out: of the image where the model itself makes latents."""
+        if self.codec is None:
+            return self.config.shape
+        assert self.codec.config is not None
+        return self.codec.config.shape
+
+    def decode(self, x: Tensor) -> Tensor:
+        """What the model makes as images, (n, c, h, w) -> (n, C, H, W) where it makes latents; x itself otherwise."""
+        if self.codec is None:
+            return x
+        with torch.no_grad():
+            return self.codec.decode(x)
+
+    def training_data(self, source: DataPart) -> Dataset:
+        """Data as the model was trained on them: as latents where it lives in some.
+
+        Raises:
+            UsageError: They cannot be loaded.
+        """
+        dataset = source.load()
+        if self.codec is None:
+            return dataset
+        assert self.config.codec is not None
+        return encoded(dataset, self.codec, Path(self.config.codec).name)
 
     @property
     def name(self) -> str:
@@ -98,9 +132,12 @@ def open_run(name: str | Path, *, weights: str | None = None, device: str = "aut
     assert model.config is not None
     file = folder / RECIPE_FILE
     recipe = load_recipe(str(file)) if file.is_file() else None
+    if not isinstance(recipe, Recipe | None):
+        raise RunError(f"{file} is the recipe of an autoencoder, but {folder} holds a model of samples; restore it")
+    codec = codec_of(folder)
     # What is made of a model of the Hub belongs here, not into the Hub's cache.
     home = folder if Path(name).is_dir() else Path("runs") / str(name).replace("/", "--")
-    return OpenRun(home, model, model.config, recipe)
+    return OpenRun(home, model, model.config, recipe, None if codec is None else codec.to(place))
 
 
 def _part(kind: Any, value: Any, what: str) -> Any:  # Any: a joint's annotated type, and its part
@@ -162,16 +199,19 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
 
 
 def other_data(run: OpenRun, name: str | None) -> DataPart | None:
-    """Reference data of a name, path or archive, at the run's size and channels; None for the run's own.
+    """Reference data for a run, see `reference_data`; None for the run's own."""
+    return None if name is None else reference_data(name, run.shape)
+
+
+def reference_data(name: str, shape: tuple[int, ...]) -> DataPart:
+    """Reference data of a name, path or archive, at the size and with the channels of samples of `shape`.
 
     Raises:
-        UsageError: No such data, or they cannot be made the size of the run's samples.
+        UsageError: No such data, or they cannot be made that size.
     """
-    if name is None:
-        return None
     plain = data_from(name)
     source: DataPart = _part(Data, plain, "reference")
-    shape, fields = run.config.shape, type(source).model_fields
+    fields = type(source).model_fields
     if "size" not in fields:
         return source
     if len(shape) != 3 or shape[0] not in _CHANNELS:

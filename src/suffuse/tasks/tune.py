@@ -15,7 +15,7 @@ from suffuse.tasks.generate import generate
 from suffuse.tasks.judge import Judge, ruler_of
 from suffuse.tasks.presets import Preset
 from suffuse.tasks.runs import OpenRun, Wanted, settle
-from suffuse.training.recipe import SamplingSettings
+from suffuse.training.settings import SamplingSettings
 
 __all__ = ["Tuned", "tune_times"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from suffuse.data import Dataset, Loader
+from suffuse.data import Dataset
 from suffuse.training.frozen_parts import located
-from suffuse.training.recipe import Recipe, Resolved
+from suffuse.training.recipes import AnyRecipe, AnyResolved
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World
 
@@ -20,7 +20,7 @@ _SECONDS = 6.0  # that timing may take
 _SHARE = 0.94  # of the budget that is spent on steps; the rest is for checkpoints and what is made of them
 
 
-def calibrated(resolved: Resolved, dataset: Dataset, folder: Path, world: World) -> tuple[Recipe, str]:
+def calibrated(resolved: AnyResolved, dataset: Dataset, folder: Path, world: World) -> tuple[AnyRecipe, str]:
     """The recipe with `minutes` turned into `steps` on this machine, and a sentence about it.
 
     A model of the same parts takes a few steps and is thrown away; the run itself starts afresh, so that a run of a
@@ -38,15 +38,7 @@ def calibrated(resolved: Resolved, dataset: Dataset, folder: Path, world: World)
     settings = recipe.training
     model = resolved.model.build(seed=settings.seed)
     trainer = Trainer(model, located(recipe, folder).objective, settings, recipe.optimiser, world)
-    loader = Loader(
-        dataset,
-        batch=settings.batch,
-        seed=settings.seed,
-        rank=world.rank,
-        world=world.size,
-        flip=settings.flip,
-        coupling=recipe.coupling,
-    )
+    loader = recipe.loader(dataset, world)
     with loader.stream() as batches:
         began, timed = time.perf_counter(), 0
         for step in range(_WARM + _MOST):

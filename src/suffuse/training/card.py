@@ -6,15 +6,16 @@ from pathlib import Path
 
 from suffuse.base import files
 from suffuse.data import Dataset
+from suffuse.models.codec import CodecConfig
 from suffuse.models.config import ModelConfig
-from suffuse.training.recipe import Recipe
+from suffuse.training.recipes import AnyRecipe
 
 __all__ = ["add_figures", "model_card"]
 
 _FIGURES = "## Figures"
 
 
-def model_card(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> str:
+def model_card(recipe: AnyRecipe, config: ModelConfig | CodecConfig, dataset: Dataset) -> str:
     """Markdown with the Hub's header.
 
     Args:
@@ -22,27 +23,27 @@ def model_card(recipe: Recipe, config: ModelConfig, dataset: Dataset) -> str:
         config: What came out.
         dataset: What was learned from.
     """
-    classes = f"{len(config.classes)} classes" if config.classes else "no labels"
-    size = "x".join(str(n) for n in config.shape)
+    classes = f"{len(config.classes)} classes" if isinstance(config, ModelConfig) and config.classes else "no labels"
+    codec = isinstance(config, CodecConfig)
+    size = "x".join(str(n) for n in dataset.shape)
     lines = [
         "---",
         "library_name: suffuse",
-        "tags: [diffusion, suffuse]",
-        "pipeline_tag: unconditional-image-generation",
+        f"tags: [{'autoencoder' if codec else 'diffusion'}, suffuse]",
+        f"pipeline_tag: {'image-to-image' if codec else 'unconditional-image-generation'}",
         "---",
-        "# A diffusion model trained with suffuse",
+        f"# {'An autoencoder' if codec else 'A diffusion model'} trained with suffuse",
         "",
         recipe.about or "Trained from a recipe of its own; see `recipe.yaml`.",
         "",
         "| | |",
         "|---|---|",
         f"| data | {dataset.name}, {len(dataset)} samples of {size}, {classes} |",
-        f"| network | {config.network.kind} |",
-        f"| process | path {config.path.kind}, prediction {config.prediction.kind}, time {config.time.kind} |",
+        *(f"| {name} | {value} |" for name, value in config.facts().items()),
         f"| weights | {config.weights} after {config.step} steps of {recipe.training.batch} images |",
         "",
         "```",
-        "suffuse sample <this folder> --n 16",
+        "suffuse eval <this folder>" if codec else "suffuse sample <this folder> --n 16",
         "```",
         "",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,20 +13,25 @@ from suffuse.base import files
 from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
 from suffuse.base.weights import check_state, load_weights
+from suffuse.models.codec import Codec
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_model, save_model
-from suffuse.objectives.frozen import FrozenRun
+from suffuse.objectives.frozen import FrozenRun, check_space
 from suffuse.process import ConsistencyPrediction, EDMPrediction
-from suffuse.training.recipe import Recipe
 
-__all__ = ["PARTS", "embedded", "kept", "located", "start_from"]
+if TYPE_CHECKING:
+    from suffuse.training.recipes import AnyRecipe
+
+__all__ = ["PARTS", "content_of", "embedded", "is_copy", "kept", "located", "start_from"]
 
 PARTS = "parts"
 """Folder of a run in which its frozen models are kept, each under the hash of what it is."""
 
 
-def embedded(recipe: Recipe, folder: Path) -> Recipe:
+def embedded(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     """Copy the frozen models of the objective into a run's folder; the recipe then names the copies.
+
+    A codec is copied when the data have been read, see `latents`.
 
     Raises:
         UsageError: A frozen run does not exist, or a copy is missing.
@@ -33,7 +39,7 @@ def embedded(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.replace(objective=_mapped(recipe.objective, folder, copy=True))
 
 
-def kept(recipe: Recipe, recorded: Recipe) -> Recipe:
+def kept(recipe: AnyRecipe, recorded: AnyRecipe) -> AnyRecipe:
     """The recipe of a resumed run, asking the copies that the run has: a teacher is not changed half-way.
 
     Raises:
@@ -44,17 +50,24 @@ def kept(recipe: Recipe, recorded: Recipe) -> Recipe:
             f"the run was trained with objective {recorded.objective.kind!r}, not {recipe.objective.kind!r}; resume "
             "with its own, or begin another run"
         )
-    changes = {
-        name: getattr(recorded.objective, name)
-        for name in type(recorded.objective).model_fields
-        if isinstance(getattr(recorded.objective, name), FrozenRun)
-    }
-    return recipe.replace(objective=recipe.objective.replace(**changes)) if changes else recipe
+    found = recorded.objective
+    frozen = {name: getattr(found, name) for name in type(found).model_fields}
+    frozen = {name: value for name, value in frozen.items() if isinstance(value, FrozenRun)}
+    changes: dict[str, object] = {"objective": recipe.objective.replace(**frozen)} if frozen else {}
+    ours, theirs = getattr(recipe, "codec", None), getattr(recorded, "codec", None)
+    if (ours is None) != (theirs is None):
+        raise UsageError(
+            f"the run was trained {'in pixels' if theirs is None else 'in the latents of a codec'}; resume it so, or "
+            "begin another run"
+        )
+    return recipe.replace(**changes, **({} if theirs is None else {"codec": theirs}))
 
 
-def located(recipe: Recipe, folder: Path) -> Recipe:
+def located(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     """The recipe with its copies named by their place on this machine."""
-    return recipe.replace(objective=_mapped(recipe.objective, folder, copy=False))
+    codec = getattr(recipe, "codec", None)
+    changes = {} if codec is None else {"codec": _mapped(codec, folder, copy=False)}
+    return recipe.replace(objective=_mapped(recipe.objective, folder, copy=False), **changes)
 
 
 def _mapped(part: Part, folder: Path, *, copy: bool) -> Part:
@@ -66,31 +79,32 @@ def _mapped(part: Part, folder: Path, *, copy: bool) -> Part:
             if new != value:
                 changes[name] = new
     if isinstance(part, FrozenRun):
-        changes |= _copied(part, folder) if copy else {"run": str(folder / part.run)} if _is_copy(part) else {}
+        changes |= _copied(part, folder) if copy else {"run": str(folder / part.run)} if is_copy(part) else {}
     return part.replace(**changes) if changes else part
 
 
-def _is_copy(frozen: FrozenRun) -> bool:
+def is_copy(frozen: FrozenRun) -> bool:
+    """Whether it names the copy within the run that uses it."""
     return Path(frozen.run).parts[:1] == (PARTS,)
 
 
 def _copied(frozen: FrozenRun, folder: Path) -> dict[str, object]:
     """Fields that name a copy, made when it is not there yet."""
-    if _is_copy(frozen):
+    if is_copy(frozen):
         if not (folder / frozen.run).is_dir():
             raise UsageError(f"the run's own copy of a frozen model, {folder / frozen.run}, is missing; bring it back")
         return {}
     model = load_model(Path(frozen.run) if Path(frozen.run).is_dir() else frozen.run, weights=frozen.weights)
     assert model.config is not None
     files.make_folder(folder / PARTS)
-    name = _content(model)
+    name = content_of(model)
     if not (folder / PARTS / name).is_dir():
         with files.staged(folder / PARTS / name) as place:
             save_model(place, model.config.replace(others=()), model.state_dict(), {})
     return {"run": f"{PARTS}/{name}", "weights": None}
 
 
-def _content(model: Denoiser) -> str:
+def content_of(model: Denoiser | Codec) -> str:
     """Hash of a model's configuration and weights, 16 hexadecimal digits."""
     assert model.config is not None
     found = hashlib.sha256(json.dumps(model.config.replace(others=(), weights="raw").dump(), sort_keys=True).encode())
@@ -122,6 +136,7 @@ def start_from(model: Denoiser, init: FrozenRun) -> str:
                 f"init {init.run} was trained with {what} {theirs!r}, this recipe has {mine!r}: its weights would mean "
                 f"something else; use the same {what}"
             )
+    check_space(model, source, f"init {init.run}")
     fresh = {name: value for name, value in model.state_dict().items() if name.startswith("target.")}
     weights = {**fresh, **source.state_dict()}
     check_state(model.state_dict(), weights, owner=f"the weights of init {init.run}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from suffuse.training.radam import RAdam
-from suffuse.training.recipe import OptimiserSettings
+from suffuse.training.settings import OptimiserSettings
 
 __all__ = ["build_optimiser", "learning_rate", "load_optimiser_state", "optimiser_state"]
 

@@ -1,157 +1,44 @@
-"""Recipe: a whole training run as plain data, and what the data decide about it."""
+"""Recipe: a training run of a denoiser or a flow map as plain data, and what the data decide about it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, model_validator
+import torch
+from pydantic import Field
+from torch import Tensor
 
 from suffuse.base.errors import UsageError
-from suffuse.base.part import Part
-from suffuse.data import Data, Dataset
+from suffuse.data import Dataset, Loader
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ConditionerConfig, ModelConfig
+from suffuse.models.denoiser import Denoiser
 from suffuse.networks import MLP, NetworkConfig, UNet, count_parameters
 from suffuse.objectives import Denoising, ObjectiveConfig
 from suffuse.objectives.frozen import FrozenRun
 from suffuse.process import Coupling, Identity, Independent, Path, Prediction, TimeCondition
-from suffuse.sampling import DPMSolverPP, Grid, Guidance, NoGuidance, Solver, Uniform
+from suffuse.process.compose import check_process
+from suffuse.sampling import sample
+from suffuse.training.latents import CodecRun
+from suffuse.training.recipe_base import RecipePart, Resolved
+from suffuse.training.sample_conditions import sample_conditions
+from suffuse.training.settings import SamplingSettings
+from suffuse.training.world import World
 
-__all__ = ["EvaluationSettings", "OptimiserSettings", "Recipe", "Resolved", "SamplingSettings", "TrainingSettings"]
+__all__ = ["Recipe"]
 
 AUTO = Literal["auto"]
 # Up to here an MLP on all pixels learned flow maps better than any U-Net that was tried, at equal time on a CPU.
 _SMALL_PIXELS = 16 * 16
 
 
-class OptimiserSettings(Part):
-    """AdamW or RAdam with warm-up and decay.
+class Recipe(RecipePart):
+    """A training run of a denoiser or a flow map.
 
     Attributes:
-        kind: `radam` warms up by itself and is what the consistency papers train with.
-        lr: Learning rate after warm-up.
-        betas: Decays of the two moments.
-        eps: Added to the root of the second moment.
-        weight_decay: Decoupled; 0 is Adam.
-        warmup: Steps over which the rate rises linearly from 0.
-        decay: How it falls from `decay_from` on; it would reach 0 one step after the last.
-        decay_from: Share of the run after which it falls.
-        clip: Largest norm of the gradient; None for no clipping.
-    """
-
-    kind: Literal["adamw", "radam"] = "adamw"
-    lr: float = Field(default=2e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: int = Field(default=0, ge=0)
-    decay: Literal["none", "linear", "cosine"] = "none"
-    decay_from: float = Field(default=0.0, ge=0, lt=1)
-    clip: float | None = Field(default=1.0, gt=0)
-
-
-class TrainingSettings(Part):
-    """How long and how.
-
-    Attributes:
-        steps: Steps of the optimiser.
-        minutes: Budget of time instead; it is turned into steps before training, on the machine at hand.
-        batch: Images per step, over all processes and accumulated parts.
-        accumulate: Parts into which each process divides its share of the batch.
-        ema: Half-lives of the averages in images; the first is the primary one.
-        ema_ramp: Share of the images seen that bounds every half-life.
-        precision: Of the network's matrix products; the rest stays float32.
-        compile: Compile the network (minutes on a CPU; pays on long GPU runs).
-        flip: Mirror half of the images.
-        seed: Of weights, data order and noise.
-        device: auto, cpu, cuda or cuda:N.
-        log_every: Steps between lines of metrics.
-        sample_every: Steps between sample sheets; 0 for none.
-        samples: Images of a sample sheet.
-        checkpoint_every: Steps between checkpoints.
-        keep: Checkpoints that stay.
-        tensorboard: Write TensorBoard files too.
-    """
-
-    steps: int = Field(default=10_000, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
-    batch: int = Field(default=128, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    ema: tuple[float, ...] = Field(default=(500_000.0,), min_length=1)
-    ema_ramp: float = Field(default=0.05, gt=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
-    flip: bool = False
-    seed: int = 0
-    device: str = "auto"
-    log_every: int = Field(default=50, ge=1)
-    sample_every: int = Field(default=0, ge=0)
-    samples: int = Field(default=64, ge=1)
-    checkpoint_every: int = Field(default=1000, ge=1)
-    keep: int = Field(default=2, ge=1)
-    tensorboard: bool = False
-
-    @model_validator(mode="after")
-    def _positive_half_lives(self) -> TrainingSettings:
-        if any(half_life <= 0 for half_life in self.ema) or len(set(self.ema)) < len(self.ema):
-            raise ValueError(f"ema {self.ema} must be different half-lives above 0, in images")
-        return self
-
-
-class SamplingSettings(Part):
-    """How a model is sampled when nothing else is said.
-
-    Attributes:
-        solver, grid, guidance: The way from noise to data.
-        batch: Samples at a time.
-        precision: Of the network's matrix products; the sampler's state stays float32.
-    """
-
-    solver: Solver = DPMSolverPP()
-    grid: Grid = Uniform(steps=20)
-    guidance: Guidance = NoGuidance()
-    batch: int = Field(default=256, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-
-class EvaluationSettings(Part):
-    """How a model is judged when nothing else is said.
-
-    Attributes:
-        samples: Number of samples for the distances.
-        seed: Of those samples; different from the training's so that nothing is shared.
-        nearest: Samples whose nearest training image is looked up.
-    """
-
-    samples: int = Field(default=1000, ge=2)
-    seed: int = 1
-    nearest: int = Field(default=256, ge=1)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A recipe after the data have been seen.
-
-    Attributes:
-        recipe: With every `auto` replaced by what was chosen.
-        model: The model to build.
-        notes: What was chosen and why, a sentence each.
-    """
-
-    recipe: Recipe
-    model: ModelConfig
-    notes: tuple[str, ...]
-
-
-class Recipe(Part):
-    """A training run.
-
-    Attributes:
-        about: What it is for, in a line.
-        technique: Key in the table of techniques; empty for a plain recipe.
-        data: What is learned from.
+        learns: What it makes.
+        codec: A finished autoencoder in whose latents the model lives; None for pixels and points.
         network: What learns; `auto` is sized by the data's resolution.
         path, prediction, time: The process.
         conditioner: `auto` conditions on the data's labels when there are any.
@@ -159,13 +46,11 @@ class Recipe(Part):
         objective: What is minimised.
         coupling: Which noise goes with which sample of a batch.
         init: A finished run whose weights training starts from; fresh weights when None.
-        training, optimiser, sampling, evaluation: How.
-        out: The run's folder; runs/<name of the recipe> when None.
+        sampling: How samples are drawn.
     """
 
-    about: str = ""
-    technique: str = ""
-    data: Data
+    learns: Literal["generator"] = "generator"
+    codec: CodecRun | None = None
     network: AUTO | NetworkConfig = "auto"
     path: Path
     prediction: Prediction
@@ -175,14 +60,63 @@ class Recipe(Part):
     objective: ObjectiveConfig = Denoising()
     coupling: Coupling = Independent()
     init: FrozenRun | None = None
-    optimiser: OptimiserSettings = OptimiserSettings()
-    training: TrainingSettings = TrainingSettings()
     sampling: SamplingSettings = SamplingSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    out: str | None = None
 
-    def resolve(self, dataset: Dataset) -> Resolved:
-        """Let the data decide what was left to them.
+    def check(self) -> None:
+        """Refuse parts that do not go together, before any data are read.
+
+        Raises:
+            UsageError: Names the parts, the reason and the mend.
+        """
+        objective, settings = self.objective, self.training
+        check_process(self.path, self.prediction, self.time, getattr(objective, "noise_levels", None))
+        # With a budget of time the number of steps is not known yet: as if there were enough.
+        objective.check(self.path, settings.steps if settings.minutes is None else 10**9)
+        if objective.needs_init and self.init is None:
+            raise UsageError(
+                f"objective {objective.kind!r} starts from a finished model; name its run with init.run=FOLDER"
+            )
+        if not objective.couples and not self.coupling.trivial:
+            raise UsageError(
+                f"objective {objective.kind!r} pairs no data with noise, so coupling {self.coupling.kind!r} would "
+                "do nothing; leave coupling out"
+            )
+        if objective.differentiates and settings.compile:
+            raise UsageError(
+                f"objective {objective.kind!r} takes derivatives through the network, which a compiled one does not "
+                "give; set training.compile=false"
+            )
+        if self.codec is not None and settings.flip:
+            raise UsageError(
+                "training.flip mirrors images, but latents are computed once and a mirrored image has others; set "
+                "training.flip=false"
+            )
+        times = self.sampling.grid.times(self.path)
+        self.sampling.solver.init(torch.zeros(1), times, self.path)
+        if not isinstance(self.conditioner, str):
+            self.check_guidance(self.conditioner)
+
+    def loader(self, dataset: Dataset, world: World) -> Loader:
+        """The batches of this run, each sample with the noise that the coupling chose."""
+        settings = self.training
+        return Loader(
+            dataset,
+            batch=settings.batch,
+            seed=settings.seed,
+            rank=world.rank,
+            world=world.size,
+            flip=settings.flip,
+            coupling=self.coupling,
+            labelled=self.labelled,
+        )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the model is told the data's classes, as far as is known before the data are seen."""
+        return isinstance(self.conditioner, str) or bool(self.conditioner.label_count)
+
+    def resolve(self, dataset: Dataset) -> Resolved[Recipe, ModelConfig]:
+        """Let the data, latents where there is a codec, decide what was left to them.
 
         Raises:
             UsageError: Recipe and data do not go together.
@@ -205,6 +139,7 @@ class Recipe(Part):
             sigma_data=self.sigma_data,
             flow_map=self.objective.flow_map(),
             classes=dataset.classes if conditioner.label_count else (),
+            codec=None if self.codec is None else self.codec.run,
         )
         notes.append(f"{count_parameters(model.network, dataset.shape):,} parameters in the network")
         chosen = self.replace(data=self.data.anchored(), network=network, conditioner=conditioner)
@@ -259,3 +194,20 @@ class Recipe(Part):
                 "leave conditioner=auto"
             )
         return self.conditioner, []
+
+    def examples(self, model: Denoiser, dataset: Dataset) -> Tensor:
+        """Samples, conditioned as `sample_conditions` does: (n, ...), latents where there is a codec."""
+        assert model.config is not None
+        how, n = self.sampling, self.training.samples
+        return sample(
+            model,
+            n,
+            shape=model.config.shape,
+            solver=how.solver,
+            grid=how.grid,
+            guidance=how.guidance,
+            cond=sample_conditions(model, n, data=lambda: dataset),
+            seed=self.training.seed,
+            batch=how.batch,
+            precision=self.training.precision,
+        ).x

@@ -13,9 +13,10 @@ import yaml
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.base.part import parse
 from suffuse.data import data_from
-from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_base import RecipePart
+from suffuse.training.recipes import RECIPES, AnyRecipe
 
-__all__ = ["SHORT", "dump_recipe", "list_recipes", "load_recipe", "merged", "read_recipe_file"]
+__all__ = ["SHORT", "dump_recipe", "list_recipes", "load_recipe", "merged", "read_recipe_file", "recipe_from"]
 
 # Short overrides that every recipe takes.
 SHORT = {
@@ -135,14 +136,14 @@ def merged(base: Tree, changes: Tree) -> Tree:
     return result
 
 
-def _overrides(pairs: Sequence[str]) -> Tree:
+def _overrides(pairs: Sequence[str], kind: type[RecipePart]) -> Tree:
     tree: Tree = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"override {pair!r} is not key=value; write for example steps=200 or optimiser.lr=1e-4")
-        if key.split(".")[0] not in {*SHORT, *Recipe.model_fields}:
-            raise unknown_name("recipe key", key, [*SHORT, *Recipe.model_fields])
+        if key.split(".")[0] not in {*SHORT, *kind.model_fields}:
+            raise unknown_name("recipe key", key, [*SHORT, *kind.model_fields])
         if key == "data":
             tree = merged(tree, {"data": data_from(text)})
             continue
@@ -161,16 +162,39 @@ def _overrides(pairs: Sequence[str]) -> Tree:
     return tree
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """A recipe by name or file, with `key=value` overrides.
 
     Raises:
         UsageError: No such recipe, key or value; the nearest right name is offered.
     """
-    return parse(Recipe, merged(read_recipe_file(name), _overrides(overrides)), owner=f"recipe {name!r}")
+    tree = read_recipe_file(name)
+    return recipe_from(merged(tree, _overrides(overrides, _kind(tree))), owner=f"recipe {name!r}")
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def recipe_from(tree: Mapping[str, Any], owner: str) -> AnyRecipe:  # Any: YAML values
+    """A recipe from plain data.
+
+    Args:
+        tree: Its fields.
+        owner: What to call it in messages.
+
+    Raises:
+        UsageError: No such key or value; the nearest right name is offered.
+    """
+    found = parse(_kind(tree), tree, owner=owner)
+    assert isinstance(found, AnyRecipe)
+    return found
+
+
+def _kind(tree: Mapping[str, Any]) -> type[RecipePart]:  # Any: as above
+    learns = str(tree.get("learns", "generator"))
+    if learns not in RECIPES:
+        raise unknown_name("kind of recipe (learns)", learns, RECIPES)
+    return RECIPES[learns]
+
+
+def dump_recipe(recipe: RecipePart) -> str:
     """YAML of a whole recipe, which reads back as an equal one."""
 
     def plain(value: Any) -> Any:  # Any: YAML values

@@ -18,21 +18,24 @@ import suffuse
 from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.hardware import processor
-from suffuse.data import Dataset, Loader, contact_sheet, save_picture, to_uint8
+from suffuse.data import Dataset, contact_sheet, save_picture, to_uint8
+from suffuse.models.codec import Codec
+from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
-from suffuse.models.pretrained import save_model
-from suffuse.process.compose import check_process
-from suffuse.sampling import sample
+from suffuse.models.pretrained import load_codec, save_model
 from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
 from suffuse.training.frozen_parts import PARTS, embedded, kept, located, start_from
+from suffuse.training.latents import CodecRun, draw_spreads, into_latents, spreads_of
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
-from suffuse.training.recipe import Recipe, Resolved, TrainingSettings
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_base import RecipePart
 from suffuse.training.recipe_files import dump_recipe, load_recipe
-from suffuse.training.sample_conditions import sample_conditions
+from suffuse.training.recipes import AnyRecipe, AnyResolved
+from suffuse.training.settings import TrainingSettings
 from suffuse.training.signals import Stop, Stopped
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World, joined
@@ -41,6 +44,7 @@ __all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "train"]
 
 RECIPE_FILE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
+LATENTS_PICTURE = "latents.png"
 
 
 @dataclass(frozen=True)
@@ -75,32 +79,16 @@ class Watcher:
     progress: Callable[[int, int, dict[str, float]], None] = field(default=lambda step, total, numbers: None)
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: AnyRecipe) -> None:
     """Refuse parts that do not go together, before any data are read.
 
     Raises:
         UsageError: Names the parts, the reason and the mend.
     """
-    noise_levels = getattr(recipe.objective, "noise_levels", None)
-    check_process(recipe.path, recipe.prediction, recipe.time, noise_levels)
-    # With a budget of time the number of steps is not known yet: as if there were enough.
-    recipe.objective.check(recipe.path, recipe.training.steps if recipe.training.minutes is None else 10**9)
-    if recipe.objective.needs_init and recipe.init is None:
-        raise UsageError(
-            f"objective {recipe.objective.kind!r} starts from a finished model; name its run with init.run=FOLDER"
-        )
-    if not recipe.objective.couples and not recipe.coupling.trivial:
-        raise UsageError(
-            f"objective {recipe.objective.kind!r} pairs no data with noise, so coupling {recipe.coupling.kind!r} would "
-            "do nothing; leave coupling out"
-        )
-    times = recipe.sampling.grid.times(recipe.path)
-    recipe.sampling.solver.init(torch.zeros(1), times, recipe.path)
-    if not isinstance(recipe.conditioner, str):
-        recipe.check_guidance(recipe.conditioner)
+    recipe.check()
 
 
-def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher | None = None) -> Finished:
+def train(recipe: AnyRecipe, name: str, *, resume: bool = False, watcher: Watcher | None = None) -> Finished:
     """Train to the recipe's last step, or go on with an interrupted run.
 
     Args:
@@ -128,7 +116,7 @@ def train(recipe: Recipe, name: str, *, resume: bool = False, watcher: Watcher |
                     recipe = kept(recipe, load_recipe(str(folder / RECIPE_FILE)))
                 asked = recipe
                 whole = world.first_alone(lambda: embedded(asked, folder), "copy the frozen models")
-                resolved, dataset = _load(whole or embedded(asked, folder), world, watcher)
+                resolved, dataset = _load(whole or embedded(asked, folder), folder, world, watcher)
                 resolved = _timed(resolved, dataset, folder, world, watcher, resume=resume)
                 found = find_latest(folder / CHECKPOINTS)  # of a run that is resumed
                 session = _Session(resolved, dataset, folder, world, stop, watcher, fresh=found.path is None)
@@ -163,13 +151,23 @@ def _claim(folder: Path, resume: bool) -> None:
     files.make_folder(folder)
 
 
-def _load(recipe: Recipe, world: World, watcher: Watcher) -> tuple[Resolved, Dataset]:
-    """Read the data (the first process fills the cache for the others) and let them decide what is open."""
+def _load(recipe: AnyRecipe, folder: Path, world: World, watcher: Watcher) -> tuple[AnyResolved, Dataset]:
+    """Read the data (the first process fills the caches for the others) and let them decide what is open."""
     read = world.first_alone(recipe.data.load, "read the data")
     dataset = recipe.data.load() if read is None else read
     if world.first:
         for line in dataset.report.lines():
             watcher.note(line)
+    if isinstance(recipe, Recipe) and recipe.codec is not None:
+        codec, images = recipe.codec, dataset
+
+        def encode() -> tuple[CodecRun, Dataset]:
+            return into_latents(codec, images, folder, world.device)
+
+        copy, dataset = world.first_alone(encode, "encode the images") or encode()
+        recipe = recipe.replace(codec=copy)
+        if world.first:
+            _tell_spread(images, dataset, folder, watcher)
     resolved = recipe.resolve(dataset)
     if world.first:
         for line in resolved.notes:
@@ -177,9 +175,20 @@ def _load(recipe: Recipe, world: World, watcher: Watcher) -> tuple[Resolved, Dat
     return resolved, dataset
 
 
+def _tell_spread(images: Dataset, latents: Dataset, folder: Path, watcher: Watcher) -> None:
+    """Say how the latents spread beside the pixels, and draw it."""
+    found = (*spreads_of(images, "pixels"), *spreads_of(latents, "latent"))
+    for item in found:
+        watcher.note(
+            f"{item.name}: {item.outside:.2%} beyond the outer fences {item.fences[0]:.3g} and {item.fences[1]:.3g}, "
+            f"the furthest {item.furthest:.1f} deviations from the mean"
+        )
+    draw_spreads(found, folder / LATENTS_PICTURE)
+
+
 def _timed(
-    resolved: Resolved, dataset: Dataset, folder: Path, world: World, watcher: Watcher, *, resume: bool
-) -> Resolved:
+    resolved: AnyResolved, dataset: Dataset, folder: Path, world: World, watcher: Watcher, *, resume: bool
+) -> AnyResolved:
     """A budget of minutes as a number of steps: that of the run itself when it is resumed, else by a calibration."""
     settings = resolved.recipe.training
     if settings.minutes is None:
@@ -188,7 +197,10 @@ def _timed(
         steps = load_recipe(str(folder / RECIPE_FILE)).training.steps
         return replace(resolved, recipe=resolved.recipe.replace(training=settings.replace(steps=steps, minutes=None)))
     recipe, said = calibrated(resolved, dataset, folder, world)
-    check_recipe(recipe)
+    try:
+        check_recipe(recipe)
+    except UsageError as error:
+        raise UsageError(f"{said.split(',')[0]}, too few: {error}; here, raise training.minutes") from None
     if world.first:
         watcher.note(said)
     return replace(resolved, recipe=recipe)
@@ -199,7 +211,7 @@ class _Session:
 
     def __init__(
         self,
-        resolved: Resolved,
+        resolved: AnyResolved,
         dataset: Dataset,
         folder: Path,
         world: World,
@@ -212,20 +224,14 @@ class _Session:
         self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
         self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
         self.model = self.config.build(seed=self.settings.seed)
-        if fresh and recipe.init is not None:
+        if fresh and isinstance(recipe, Recipe) and recipe.init is not None:
+            assert isinstance(self.model, Denoiser)
             said = start_from(self.model, recipe.init)
             if world.first:
                 watcher.note(said)
         self.trainer = Trainer(self.model, located(recipe, folder).objective, self.settings, recipe.optimiser, world)
-        self.loader = Loader(
-            dataset,
-            batch=self.settings.batch,
-            seed=self.settings.seed,
-            rank=world.rank,
-            world=world.size,
-            flip=self.settings.flip,
-            coupling=recipe.coupling,
-        )
+        self.loader = recipe.loader(dataset, world)
+        self.codec: Codec | None = None  # loaded when the first sheet is drawn
         self.meter = _Meter(self.settings.batch)
         self.report: dict[str, Tensor] = {}
         self.saved_at = -1
@@ -325,26 +331,19 @@ class _Session:
         files.write_text(self.folder / "README.md", model_card(self.recipe, config, self.dataset))
 
     def _sample_sheet(self) -> None:
-        """A sheet of samples from the primary average."""
-        shadow: Denoiser = copy.deepcopy(self.model)
+        """A sheet of what the primary average does."""
+        shadow = copy.deepcopy(self.model)
         shadow.load_state_dict(self.trainer.ema.weights(self.trainer.ema.names[0]))
-        settings, n = self.recipe.sampling, self.settings.samples
-        made = sample(
-            shadow.eval(),
-            n,
-            shape=self.config.shape,
-            solver=settings.solver,
-            grid=settings.grid,
-            guidance=settings.guidance,
-            cond=sample_conditions(shadow, n, data=lambda: self.dataset),
-            seed=self.settings.seed,
-            batch=settings.batch,
-            precision=self.settings.precision,
-        )
-        if len(self.config.shape) == 3:
+        recipe: RecipePart = self.recipe
+        made = recipe.examples(shadow.eval(), self.dataset)
+        if isinstance(self.config, ModelConfig) and self.config.codec is not None:
+            if self.codec is None:
+                self.codec = load_codec(self.folder / self.config.codec).to(self.world.device)
+            made = self.codec.decode(made)
+        if made.ndim == 4:
             files.make_folder(self.folder / "samples")
             path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
-            save_picture(contact_sheet(to_uint8(made.x)), path)
+            save_picture(contact_sheet(to_uint8(made)), path)
 
 
 class _Meter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +12,30 @@ from suffuse.base.batch import Batch
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.randomness import Draws
 from suffuse.base.weights import check_state, load_weights
-from suffuse.models.denoiser import Denoiser
 from suffuse.networks.precision import autocast
-from suffuse.objectives import Following, ObjectivePart, Progress
+from suffuse.objectives import Following, Objective, Progress
 from suffuse.training.ema import EMA
 from suffuse.training.optimiser import build_optimiser, learning_rate, load_optimiser_state, optimiser_state
-from suffuse.training.recipe import OptimiserSettings, TrainingSettings
+from suffuse.training.settings import OptimiserSettings, TrainingSettings
 from suffuse.training.world import World
 
-__all__ = ["Trainer"]
+if TYPE_CHECKING:
+    from suffuse.models.codec import Codec
+    from suffuse.models.denoiser import Denoiser
+
+__all__ = ["ObjectiveOf", "Trainer"]
 
 # On a GPU a look at the loss waits for the device, so it is looked at every few steps; a checkpoint is never written
 # before a look.
 _LOOK_EVERY = 10
+
+
+class ObjectiveOf(Protocol):
+    """What makes a live objective for a model: the configuration of one."""
+
+    def build(self, model: Any) -> Objective:  # Any: the kind of model that the objective is for
+        """Make it."""
+        ...
 
 
 class Trainer:
@@ -43,8 +54,8 @@ class Trainer:
 
     def __init__(
         self,
-        model: Denoiser,
-        objective: ObjectivePart,
+        model: Denoiser | Codec,
+        objective: ObjectiveOf,
         settings: TrainingSettings,
         optimiser: OptimiserSettings,
         world: World,

@@ -10,6 +10,7 @@ from suffuse.claims.measures.known import ExcessError
 from suffuse.claims.measures.outliers import InlierDistances
 from suffuse.claims.measures.points import DenoisingErrorAt, MapError, PointDistances
 from suffuse.claims.measures.profiles import GradientProfile, NoiseErrors, TimeLipschitz, TrainingSteadiness
+from suffuse.claims.measures.reconstruction import Reconstruction
 from suffuse.claims.measures.teachers import TeacherMapError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MeasurePart",
     "NoiseErrors",
     "PointDistances",
+    "Reconstruction",
     "TeacherMapError",
     "TimeLipschitz",
     "TrainingSteadiness",

@@ -11,7 +11,7 @@ from suffuse.process import TimeCondition
 from suffuse.sampling import DDIM, Grid, Solver, Uniform
 from suffuse.tasks.generate import generate
 from suffuse.tasks.judge import ruler_of
-from suffuse.training.recipe import SamplingSettings
+from suffuse.training.settings import SamplingSettings
 
 __all__ = ["Distance"]
 

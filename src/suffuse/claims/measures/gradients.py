@@ -13,6 +13,7 @@ from suffuse.claims.measures.base import Bench, MeasurePart
 from suffuse.data import Loader
 from suffuse.objectives import Progress
 from suffuse.training.frozen_parts import located
+from suffuse.training.recipe import Recipe
 
 __all__ = ["GradientNoise"]
 
@@ -38,10 +39,17 @@ class GradientNoise(MeasurePart):
             raise UsageError(f"{run.folder} has no recipe, so its objective is not known")
         settings = recipe.training
         loader = Loader(
-            bench.data, batch=settings.batch, seed=settings.seed + 1, flip=settings.flip, coupling=recipe.coupling
+            bench.data,
+            batch=settings.batch,
+            seed=settings.seed + 1,
+            flip=settings.flip,
+            coupling=recipe.coupling,
+            labelled=recipe.labelled,
         )
         device = run.model.device
-        objective = located(recipe, run.folder).objective.build(run.model)
+        frozen = located(recipe, run.folder)
+        assert isinstance(frozen, Recipe)
+        objective = frozen.objective.build(run.model)
         if isinstance(objective, nn.Module):
             objective.to(device)
         parameters = list(run.model.parameters())

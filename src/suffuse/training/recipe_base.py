@@ -1,0 +1,86 @@
+"""What all recipes have: data, an optimiser, a length, and the answers that a run needs from its recipe."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from suffuse.base.part import Part
+from suffuse.data import Data, Dataset, Loader
+from suffuse.training.settings import EvaluationSettings, OptimiserSettings, TrainingSettings
+from suffuse.training.world import World
+
+__all__ = ["RecipePart", "Resolved"]
+
+R = TypeVar("R", bound="RecipePart", covariant=True)
+C = TypeVar("C", bound=Part, covariant=True)
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[R, C]):
+    """A recipe after the data have been seen.
+
+    Attributes:
+        recipe: With every `auto` replaced by what was chosen.
+        model: The model to build.
+        notes: What was chosen and why, a sentence each.
+    """
+
+    recipe: R
+    model: C
+    notes: tuple[str, ...]
+
+
+class RecipePart(Part, abc.ABC):
+    """A training run.
+
+    Attributes:
+        about: What it is for, in a line.
+        technique: Key in the table of techniques; empty for a plain recipe.
+        data: What is learned from.
+        optimiser, training, evaluation: How.
+        out: The run's folder; runs/<name of the recipe> when None.
+    """
+
+    about: str = ""
+    technique: str = ""
+    data: Data
+    optimiser: OptimiserSettings = OptimiserSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    out: str | None = None
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Refuse parts that do not go together, before any data are read.
+
+        Raises:
+            UsageError: Names the parts, the reason and the mend.
+        """
+
+    @abc.abstractmethod
+    def resolve(self, dataset: Dataset) -> Resolved[RecipePart, Part]:
+        """Let the data decide what was left to them.
+
+        Raises:
+            UsageError: Recipe and data do not go together.
+        """
+
+    def loader(self, dataset: Dataset, world: World) -> Loader:
+        """The batches of this run, for one of its processes."""
+        settings = self.training
+        return Loader(
+            dataset,
+            batch=settings.batch,
+            seed=settings.seed,
+            rank=world.rank,
+            world=world.size,
+            flip=settings.flip,
+        )
+
+    @abc.abstractmethod
+    def examples(self, model: Any, dataset: Dataset) -> Tensor:  # Any: the recipe's kind of model
+        """What the model does, in pictures or points: `training.samples` of them, (n, ...)."""
