@@ -47,7 +47,7 @@ def _objective(**changes: Any) -> dict[str, Any]:  # Any: fields of an objective
 VARIANTS: dict[str, dict[str, Any]] = {
     "own weights": ICT,
     "averaged target": _objective(target={"kind": "average", "mu0": 0.5, "s0": 2}),
-    "transport": {**ICT, "coupling": {"kind": "optimal_transport", "within": "batch"}},
+    "transport": {**ICT, "coupling": "optimal_transport"},
     "low noise": _objective(low_noise={"strength": 5.0}, metric={"kind": "cauchy", "c": "grid"}),
     "gap": _objective(pairs={"kind": "gap", "stages": 4}, end="clean"),
     "sCM": {

@@ -72,7 +72,7 @@ class Loader:
         self.dataset, self.total, self.seed, self.flip = dataset, batch, seed, flip
         self.coupling = coupling or Independent()
         share = batch // world
-        self.coupling.check(share, classes=len(dataset.classes) if labelled else 0)
+        self.coupling.check(share)
         self.labelled = labelled
         self._places = torch.arange(rank * share, (rank + 1) * share)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)

@@ -38,8 +38,12 @@ class CouplingPart(Part, abc.ABC):
             labels: Classes of the samples, (B,); None without.
         """
 
-    def check(self, batch: int, *, classes: int = 0) -> None:
-        """Raise a `UsageError` when it cannot be used on batches of that size, with labels of so many classes."""
+    def check(self, batch: int) -> None:
+        """Raise a `UsageError` when it cannot be used on batches of that size."""
+
+    def remark(self, batch: int, classes: int) -> str | None:
+        """What a user should know of it on batches of that size, with labels of so many classes; mostly nothing."""
+        return None
 
 
 class Independent(CouplingPart):
@@ -82,19 +86,22 @@ class OptimalTransport(CouplingPart):
             order[rows] = rows[_cheapest(data[rows], noise[rows])]
         return order
 
-    def check(self, batch: int, *, classes: int = 0) -> None:
-        """A single sample, or one of each class, has nothing to exchange."""
+    def check(self, batch: int) -> None:
+        """A single sample has nothing to exchange."""
         if batch < 2:
             raise UsageError(
                 f"coupling 'optimal_transport' exchanges noise within a batch, but each process draws {batch} sample "
                 "at a time; raise training.batch, or use coupling=independent"
             )
-        if self.within == "class" and batch < 2 * classes:
-            raise UsageError(
-                f"coupling 'optimal_transport' exchanges noise within a class, but a batch of {batch} has hardly two "
-                f"samples of each of {classes} classes; raise training.batch to {2 * classes} at least, or use "
-                "coupling.within=batch"
-            )
+
+    def remark(self, batch: int, classes: int) -> str | None:
+        """Whether classes are too many for the batch."""
+        if self.within == "batch" or batch >= 2 * classes:
+            return None
+        return (
+            f"coupling: a batch of {batch} has hardly two samples of each of {classes} classes to exchange noise; "
+            f"raise training.batch to {2 * classes} at least, or set coupling.within=batch"
+        )
 
 
 def _cheapest(data: Tensor, noise: Tensor) -> Tensor:

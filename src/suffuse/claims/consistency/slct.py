@@ -1,8 +1,8 @@
-"""sLCT: losses that forget outliers, with outliers and without; transport; all five changes one by one."""
+"""sLCT: losses that forget outliers, with outliers and without; transport; all five changes one by one; latents."""
 
 from __future__ import annotations
 
-from suffuse.claims.consistency.budgets import RING
+from suffuse.claims.consistency.budgets import DIGITS, MNIST, MNIST_DATA, RING, jumps
 from suffuse.claims.measures import GradientNoise, InlierDistances, PointDistances
 from suffuse.claims.protocol import Arm, Claim, Criterion, Experiment
 
@@ -84,7 +84,36 @@ _COUPLED = Experiment(
 )
 
 
-def _claim(key: str, statement: str, figure: str, experiment: Experiment) -> Claim:
+def _latents(budget: tuple[str, ...], data: str | None, recipe: str, codec: str, samples: int) -> Experiment:
+    """An autoencoder, and in its latents iCT, the Cauchy loss alone, and all five changes."""
+
+    def inside(name: str, recipe: str, *overrides: str) -> Arm:
+        return Arm(name=name, recipe=recipe, after="autoencoder", overrides=(*budget, "codec.run={after}", *overrides))
+
+    value = "distance_consistency@1"
+    return Experiment(
+        arms=(
+            Arm(name="autoencoder", recipe=codec, equal=False, note="the same for all three"),
+            inside("iCT", f"{recipe}-ict"),
+            inside("+ Cauchy, adaptive c", f"{recipe}-ict", _CAUCHY),
+            inside("sLCT", f"{recipe}-slct"),
+        ),
+        measures=jumps(samples, 1, 2),
+        criteria=(
+            Criterion(value=value, arm="sLCT", over="iCT", at_most=0.8),
+            Criterion(value=value, arm="+ Cauchy, adaptive c", over="iCT", at_most=1.0),
+            Criterion(value=value, arm="sLCT", over="+ Cauchy, adaptive c", at_most=1.0),
+        ),
+        columns=("psnr", value, value.replace("@1", "@2")),
+        data=data,
+        notes=(
+            "Before the criteria were written one run of iCT and of sLCT in the digits' latents, twice as long, had "
+            "been seen; the order asked for is the paper's.",
+        ),
+    )
+
+
+def _claim(key: str, statement: str, figure: str, experiment: Experiment, long: Experiment | None = None) -> Claim:
     return Claim(
         key=f"slct-{key}",
         technique="consistency",
@@ -92,7 +121,7 @@ def _claim(key: str, statement: str, figure: str, experiment: Experiment) -> Cla
         by="paper",
         statement=statement,
         figure=figure,
-        experiments={"small": experiment},
+        experiments={"small": experiment} if long is None else {"small": experiment, "long": long},
     )
 
 
@@ -115,6 +144,13 @@ CLAIMS: tuple[Claim, ...] = (
         "Each of the five changes helps, added one by one.",
         "FID 37.15 to 7.27 on CelebA-HQ latents for all five; per-row figures not available to us",
         _STEPWISE,
+    ),
+    _claim(
+        "latents",
+        "In the latents of an autoencoder iCT is improved by the Cauchy loss, and by all five changes further.",
+        "FID 37.15 to 7.27 on CelebA-HQ latents; our criterion: 0.8 times",
+        _latents(DIGITS, None, "digits-latent", "digits-autoencoder", 1000),
+        _latents(MNIST, MNIST_DATA, "mnist28-latent", "mnist28-autoencoder", 2000),
     ),
     _claim(
         "transport",
