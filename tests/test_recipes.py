@@ -24,12 +24,13 @@ every_recipe = pytest.mark.parametrize("name", list_recipes())
 
 
 def made_data(recipe: AnyRecipe) -> Dataset:
-    """Black pictures in the shape of the recipe's data, or their latents, with ten classes."""
+    """Black and white pictures in the shape of the recipe's data, or their latents, with ten classes."""
     fields = recipe.data.dump()
     if "size" not in fields:  # points, which are made on the spot
         return recipe.data.load()
     channels = 1 if recipe.data.kind == "digits" or fields.get("channels") == "grey" else 3
     pixels = np.zeros((10, fields["size"], fields["size"], channels), np.uint8)
+    pixels[::2] = 255
     values, latents = pixels, False
     if isinstance(recipe, Recipe) and recipe.codec is not None:
         first = load_recipe(Path(recipe.codec.run).name)

@@ -152,3 +152,14 @@ def test_guidance_that_the_model_could_not_follow_is_refused_before_data(tiny: M
     with pytest.raises(UsageError, match="condition_dropout is 0, so that it is never trained"):
         check_recipe(labelled.replace(objective=Denoising(condition_dropout=0.0)))
     check_recipe(labelled)
+
+
+def test_the_data_s_deviation_is_measured_where_asked_for(tiny: Make) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8)
+    resolved = tiny(tree={"sigma_data": "auto", "conditioner": "none"}).resolve(Dataset.of("noise", pixels))
+    found = float((pixels / 127.5 - 1).std())
+    assert resolved.model.sigma_data == resolved.recipe.sigma_data == pytest.approx(found, rel=5e-3)
+    assert any(note.startswith("sigma_data: ") for note in resolved.notes)
+    assert resolved.recipe.resolve(Dataset.of("noise", pixels)).model == resolved.model
+    with pytest.raises(UsageError, match="sigma_data=auto has nothing to measure"):
+        tiny(tree={"sigma_data": "auto"}).resolve(pictures())

@@ -42,6 +42,7 @@ _NUMERIC = (
     "suffuse.training.radam",
     "suffuse.training.extractor",
     "suffuse.training.latents",
+    "suffuse.training.measured",
     "suffuse.training.sample_conditions",
     "suffuse.tasks.generate",
     "suffuse.tasks.judge",

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from suffuse.base import files
 from suffuse.base.errors import UsageError
 from suffuse.base.figures import new_figure, save_figure
-from suffuse.base.randomness import permutation
 from suffuse.data import Dataset
 from suffuse.data.cache import ArrayFile, Filled, cached
 from suffuse.metrics import Spread, spread
@@ -21,11 +19,11 @@ from suffuse.models.codec import Codec
 from suffuse.models.pretrained import load_codec, save_model
 from suffuse.objectives.frozen import FrozenRun
 from suffuse.training.frozen_parts import PARTS, content_of, is_copy
+from suffuse.training.measured import samples_of, some
 
 __all__ = ["CodecRun", "draw_spreads", "encoded", "into_latents", "spreads_of"]
 
 _BATCH = 256  # images encoded at a time
-_MEASURED = 10_000  # images at most that means, deviations and spreads are taken over
 
 
 class CodecRun(FrozenRun):
@@ -81,22 +79,11 @@ def _loaded(run: CodecRun, place: str | Path, dataset: Dataset) -> Codec:
     return codec
 
 
-def _some(dataset: Dataset) -> tuple[Tensor, ...]:
-    """Numbers of some of the samples, the same ones always, a batch at a time."""
-    return torch.split(permutation(0, "measured latents", 0, len(dataset))[:_MEASURED].sort().values, _BATCH)
-
-
-def _images(dataset: Dataset, index: Tensor) -> Tensor:
-    images = dataset.batch(index).x0
-    assert images is not None
-    return images
-
-
 @torch.no_grad()
 def _measure(codec: Codec, dataset: Dataset, std: float) -> None:
     """Find mean and deviation of each channel, and make the codec standardise them."""
     raw = codec.network.moments  # the codec may come from another run, measured on other data
-    latents = torch.cat([raw(_images(dataset, part).to(codec.device))[0].double() for part in _some(dataset)])
+    latents = torch.cat([raw(samples_of(dataset, part).to(codec.device))[0].double() for part in some(dataset)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     if dead := [place for place, value in enumerate(deviation.tolist()) if not value > 0]:
         raise UsageError(
@@ -118,7 +105,7 @@ def encoded(dataset: Dataset, codec: Codec, name: str) -> Dataset:
     @torch.no_grad()
     def fill(file: ArrayFile) -> Filled:
         for index in torch.split(torch.arange(len(dataset)), _BATCH):
-            for latent in codec.encode(_images(dataset, index).to(codec.device)).float().cpu().numpy():
+            for latent in codec.encode(samples_of(dataset, index).to(codec.device)).float().cpu().numpy():
                 file.add(latent)
         return Filled(dataset.labels, dataset.captions, dataset.classes, dataset.report)
 
@@ -132,7 +119,7 @@ def spreads_of(dataset: Dataset, what: str) -> tuple[Spread, ...]:
         dataset: Images or latents.
         what: What a channel is called.
     """
-    values = torch.cat([_images(dataset, part) for part in _some(dataset)]).numpy()
+    values = torch.cat([samples_of(dataset, part) for part in some(dataset)]).numpy()
     return tuple(spread(f"{what} {channel}", values[:, channel]) for channel in range(values.shape[1]))
 
 

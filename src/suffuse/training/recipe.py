@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ from suffuse.process import Coupling, Identity, Independent, Path, Prediction, T
 from suffuse.process.compose import check_process
 from suffuse.sampling import sample
 from suffuse.training.latents import CodecRun
+from suffuse.training.measured import deviation
 from suffuse.training.recipe_base import RecipePart, Resolved
 from suffuse.training.sample_conditions import sample_conditions
 from suffuse.training.settings import SamplingSettings
@@ -42,7 +43,7 @@ class Recipe(RecipePart):
         network: What learns; `auto` is sized by the data's resolution.
         path, prediction, time: The process.
         conditioner: `auto` conditions on the data's labels when there are any.
-        sigma_data: Standard deviation of the data, for the EDM prediction.
+        sigma_data: Standard deviation of the data, for the EDM prediction; `auto` measures it.
         objective: What is minimised.
         coupling: Which noise goes with which sample of a batch.
         init: A finished run whose weights training starts from; fresh weights when None.
@@ -56,7 +57,7 @@ class Recipe(RecipePart):
     prediction: Prediction
     time: TimeCondition = Identity()
     conditioner: AUTO | ConditionerConfig = "auto"
-    sigma_data: float = Field(default=0.5, gt=0)
+    sigma_data: AUTO | Annotated[float, Field(gt=0)] = 0.5
     objective: ObjectiveConfig = Denoising()
     coupling: Coupling = Independent()
     init: FrozenRun | None = None
@@ -126,6 +127,8 @@ class Recipe(RecipePart):
         if isinstance(network, str):
             network, why_network = self._sized(dataset.shape)
             notes.append(why_network)
+        sigma_data, why_deviation = self._deviation(dataset)
+        notes.extend(why_deviation)
         conditioner, why = self._conditioner(dataset)
         self.check_guidance(conditioner)
         notes.extend(why)
@@ -136,7 +139,7 @@ class Recipe(RecipePart):
             prediction=self.prediction,
             time=self.time,
             conditioner=conditioner,
-            sigma_data=self.sigma_data,
+            sigma_data=sigma_data,
             flow_map=self.objective.flow_map(),
             classes=dataset.classes if conditioner.label_count else (),
             codec=None if self.codec is None else self.codec.run,
@@ -144,7 +147,9 @@ class Recipe(RecipePart):
         remark = self.coupling.remark(self.training.batch, conditioner.label_count)
         notes.extend([] if remark is None else [remark])
         notes.append(f"{count_parameters(model.network, dataset.shape):,} parameters in the network")
-        chosen = self.replace(data=self.data.anchored(), network=network, conditioner=conditioner)
+        chosen = self.replace(
+            data=self.data.anchored(), network=network, conditioner=conditioner, sigma_data=sigma_data
+        )
         return Resolved(chosen, model, tuple(notes))
 
     def _sized(self, shape: tuple[int, ...]) -> tuple[NetworkConfig, str]:
@@ -176,6 +181,17 @@ class Recipe(RecipePart):
                 f"sampling.guidance {guidance.kind!r} needs an unconditional half, but objective.condition_dropout is "
                 "0, so that it is never trained; set it above 0 (0.1 is usual)"
             )
+
+    def _deviation(self, dataset: Dataset) -> tuple[float, list[str]]:
+        if not isinstance(self.sigma_data, str):
+            return self.sigma_data, []
+        found = deviation(dataset)
+        if not found > 0:
+            raise UsageError(
+                f"all samples of data {dataset.name!r} are the same, so sigma_data=auto has nothing to measure; choose "
+                "other data, or give sigma_data a number"
+            )
+        return found, [f"sigma_data: {found:g}, the standard deviation of the data"]
 
     def _conditioner(self, dataset: Dataset) -> tuple[ConditionerConfig, list[str]]:
         labelled = dataset.labels is not None and len(dataset.classes) > 1
