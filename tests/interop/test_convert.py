@@ -231,6 +231,7 @@ def test_latents_and_names_of_a_pipeline_are_told(
             {"flow_map": FlowMapSettings(end="clean")},
             "is a flow map, whose estimate is an endpoint.*--solver consistency",
         ),
+        ({"codec": "parts/0123456789abcdef"}, "lives in the latents of a codec"),
         ({"conditioner": LowResolution(factor=2)}, "'low_resolution' puts 4 channels beside the sample.*with suffuse"),
         ({"time": {"kind": "identity", "scale": 0.5}}, "time condition 'identity' would be lost"),
         ({"path": Flow(), "prediction": FlowVelocity()}, "path 'flow' with prediction 'flow' has no scheduler"),

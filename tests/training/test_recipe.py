@@ -133,7 +133,7 @@ def test_a_network_of_another_kind_of_data_is_refused(tiny: Make) -> None:
         ({"path": {"kind": "pv"}}, "path: path 'pv' does not exist; did you mean 'vp'"),
         ({"sampling": {"solver": {"kind": "dpmp"}}}, "solver 'dpmp' does not exist; did you mean 'dpmpp'"),
         ({"network": {"widht": 8}}, "network 'mlp' has no key 'widht'; did you mean 'width'"),
-        ({"sigma_data": -0.5}, r"sigma_data: .*\(got -0.5\)"),
+        ({"sigma_data": -0.5}, r"sigma_data.*greater than 0 \(got -0.5\)"),
         ({"networks": "unet"}, "no key 'networks'; did you mean 'network'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

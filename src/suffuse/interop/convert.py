@@ -180,6 +180,11 @@ def to_diffusers(
     model = load_model(folder, weights=weights)
     config = model.config
     assert config is not None
+    if config.codec is not None:
+        raise UsageError(
+            "this run lives in the latents of a codec, which a folder of diffusers would not hold: its pipeline would "
+            "show latents for images. Sample it with suffuse"
+        )
     if config.flow_map is not None:
         raise UsageError(
             "this run is a flow map, whose estimate is an endpoint; a pipeline of diffusers would take it for a mean "
