@@ -162,6 +162,38 @@ CASES = {
     "dpmpp-2m-midpoint-10-to-index-0-lowered": _pp(2, "midpoint", 10, **_TO_INDEX_0),
     "dpmpp-2m-heun-10-to-index-0-not-lowered": _pp(2, "heun", 10, **_TO_INDEX_0, lower_order_final=False),
     "dpmpp-2m-linspace": _pp(2, "midpoint", 12, timestep_spacing="linspace"),
+    **{
+        f"dpmpp-3m-{variant}-{end}": Case(
+            DPMSolverPP(order=3, variant=variant, published=True, lower_final=True),
+            "DPMSolverMultistepScheduler",
+            {**_PP, "solver_order": 3, "solver_type": variant, **(_TO_INDEX_0 if end == "t_min" else {})},
+            steps=steps,
+            end=end,
+        )
+        for variant, end, steps in (("midpoint", "clean", 10), ("heun", "clean", 10), ("midpoint", "t_min", 20))
+    },
+    **{
+        f"dpmpp-sde-{order}m-{variant}-{end}": Case(
+            DPMSolverPP(order=order, variant=variant, sde=True, lower_final=True),
+            "DPMSolverMultistepScheduler",
+            {
+                **_PP,
+                "algorithm_type": "sde-dpmsolver++",
+                "solver_order": order,
+                "solver_type": variant,
+                **(_TO_INDEX_0 if end == "t_min" else {}),
+            },
+            steps=steps,
+            end=end,
+            drawing=True,
+        )
+        for order, variant, end, steps in (
+            (1, "midpoint", "clean", 10),
+            (2, "midpoint", "clean", 10),
+            (2, "heun", "clean", 10),
+            (2, "midpoint", "t_min", 20),
+        )
+    },
     "flow-euler": Case(
         Euler(variable="time"),
         "FlowMatchEulerDiscreteScheduler",

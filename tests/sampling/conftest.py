@@ -17,7 +17,8 @@ from suffuse.process import EDM, VP, Flow, PathPart, TrigonometricPath
 from suffuse.sampling import Consistency, Estimate, Solver, SolverPart
 
 # Settings that are no choice among names, and without which a stochastic solver would be tested as a deterministic one.
-_STOCHASTIC = {"ddim": ({"eta": 0.5}, {"eta": 1.0}), "heun": ({"churn": 4.0},)}
+_SDE = tuple({"sde": True, "order": o, "variant": v} for o in (1, 2, 3) for v in ("midpoint", "heun"))
+_STOCHASTIC = {"ddim": ({"eta": 0.5}, {"eta": 1.0}), "heun": ({"churn": 4.0},), "dpmpp": _SDE}
 _PATHS = {"vp": VP(), "edm": EDM(), "flow": Flow(), "trigonometric": TrigonometricPath()}
 
 
