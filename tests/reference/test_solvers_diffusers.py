@@ -30,7 +30,23 @@ from suffuse.process import (
     TimeConditionPart,
     V,
 )
-from suffuse.sampling import DDIM, DDPM, DPMSolverPP, Estimate, Euler, Heun, Karras, ListedTimes, SolverPart, Uniform
+from suffuse.sampling import (
+    DDIM,
+    DDPM,
+    DEIS,
+    PLMS,
+    DPMSolverPP,
+    Estimate,
+    Euler,
+    EulerAncestral,
+    Heun,
+    Karras,
+    ListedTimes,
+    Midpoint,
+    SolverPart,
+    Uniform,
+    UniPC,
+)
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -89,6 +105,7 @@ class Case:
         scaled: Whether the scheduler's sample is x / alpha.
         drawing: Whether its `step` takes a generator.
         order: Network evaluations of a whole step.
+        first: Network evaluations of the first step, where it is another number.
     """
 
     ours: SolverPart
@@ -104,6 +121,7 @@ class Case:
     scaled: bool = False
     drawing: bool = False
     order: int = 1
+    first: int | None = None
 
     def scheduler(self) -> Scheduler:
         made = getattr(diffusers, self.theirs).from_config(self.options)
@@ -194,6 +212,49 @@ CASES = {
             (2, "midpoint", "t_min", 20),
         )
     },
+    **{
+        f"unipc-{order}-{b}-{end}": Case(
+            UniPC(order=order, b=b, lower_final=True),
+            "UniPCMultistepScheduler",
+            {
+                **_TRAILING,
+                "solver_order": order,
+                "solver_type": b.replace("b", "bh"),
+                "final_sigmas_type": "sigma_min" if end == "t_min" else "zero",
+            },
+            steps=steps,
+            end=end,
+        )
+        for b in ("b1", "b2")
+        for order, end, steps in ((1, "t_min", 10), (2, "clean", 10), (2, "t_min", 20), (3, "t_min", 20))
+        if (b, end) != ("b1", "clean")  # theirs is NaN there: 0 times the infinite width of the last step
+    },
+    "unip-2": Case(
+        UniPC(corrector=False, lower_final=True),
+        "UniPCMultistepScheduler",
+        {**_TRAILING, **_TO_INDEX_0, "disable_corrector": list(range(10))},
+        end="t_min",
+    ),
+    # Shorter than 15 steps theirs lowers the order at the end.
+    **{
+        f"deis-{order}": Case(
+            DEIS(order=order, variable="log_sigma"),
+            "DEISMultistepScheduler",
+            {**_TRAILING, "solver_order": order},
+            steps=20,
+            end="t_min",
+        )
+        for order in (1, 2, 3)
+    },
+    "plms-leading": Case(
+        PLMS(),
+        "PNDMScheduler",
+        {**SD, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1},
+        end="t_min",
+        first=2,
+    ),
+    "midpoint-is-dpm2": Case(Midpoint(), "KDPM2DiscreteScheduler", _TRAILING, scaled=True, order=2),
+    "euler-ancestral": Case(EulerAncestral(), "EulerAncestralDiscreteScheduler", _TRAILING, scaled=True, drawing=True),
     "flow-euler": Case(
         Euler(variable="time"),
         "FlowMatchEulerDiscreteScheduler",
@@ -213,6 +274,8 @@ CASES = {
 def _listed(case: Case, scheduler: Scheduler) -> tuple[float, ...]:
     """The scheduler's own times, in our unit; its repeated ones once."""
     times = scheduler.timesteps[:: case.order].double()
+    if case.first is not None:
+        times = torch.unique_consecutive(times)
     if case.path == EDM():
         times = scheduler.sigmas[:-1].double()
     elif case.path == Flow():
@@ -238,7 +301,8 @@ def test_every_step_agrees(case: Case) -> None:
     sample, queue = x / levels[0].alpha if case.scaled else x, list(scheduler.timesteps)
     for i in range(len(times) - 1):
         x, state = case.ours.step(denoise, x, state, i, noise.at(i))
-        for _ in range(min(case.order, len(queue))):
+        count = case.first if case.first is not None and i == 0 else case.order
+        for _ in range(min(count, len(queue))):
             t = queue.pop(0)
             scale = getattr(scheduler, "scale_model_input", lambda sample, t: sample)
             raw = model.network(scale(sample, t), torch.full((4,), float(t))).value.detach()

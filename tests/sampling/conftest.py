@@ -14,11 +14,12 @@ from torch import Tensor
 from suffuse.base.randomness import Draws
 from suffuse.models.exact import ExactMixture
 from suffuse.process import EDM, VP, Flow, PathPart, TrigonometricPath
-from suffuse.sampling import Consistency, Estimate, Solver, SolverPart
+from suffuse.sampling import Adaptive, Consistency, Estimate, Solver, SolverPart
 
 # Settings that are no choice among names, and without which a stochastic solver would be tested as a deterministic one.
 _SDE = tuple({"sde": True, "order": o, "variant": v} for o in (1, 2, 3) for v in ("midpoint", "heun"))
-_STOCHASTIC = {"ddim": ({"eta": 0.5}, {"eta": 1.0}), "heun": ({"churn": 4.0},), "dpmpp": _SDE}
+_ODE = tuple({"tau": 0.0, "order": order, "correct": correct} for order, correct in ((1, 2), (2, 0), (3, 0), (3, 3)))
+_STOCHASTIC = {"ddim": ({"eta": 0.5}, {"eta": 1.0}), "heun": ({"churn": 4.0},), "dpmpp": _SDE, "sa": _ODE}
 _PATHS = {"vp": VP(), "edm": EDM(), "flow": Flow(), "trigonometric": TrigonometricPath()}
 
 
@@ -46,8 +47,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     `in_time` are those that integrate over the path's own time, `in_log_snr` the others.
     """
     parts = get_args(Solver)[1].parts.values()
-    # Multistep consistency sampling follows no trajectory; its tests are those of flow maps.
-    solvers = [variant for part in parts if part is not Consistency for variant in _variants(part)]
+    # Multistep consistency sampling follows no trajectory; its tests are those of flow maps. Adaptive steps are counted
+    # only while they are taken; they have tests of their own.
+    solvers = [variant for part in parts if part not in (Consistency, Adaptive) for variant in _variants(part)]
     tables = {
         "solver": solvers,
         "deterministic": [solver for solver in solvers if not solver.stochastic],

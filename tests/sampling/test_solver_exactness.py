@@ -11,7 +11,7 @@ from torch import Tensor
 
 from suffuse.base.randomness import Draws
 from suffuse.process import VP, Level
-from suffuse.sampling import DPMSolverPP, Estimate, SolverPart
+from suffuse.sampling import DPMSolverPP, Estimate, SASolver, SolverPart, UniPC
 
 PATH = VP()
 # Uneven, so that no error cancels.
@@ -63,12 +63,19 @@ EXACT: list[tuple[SolverPart, int]] = [
     (DPMSolverPP(order=2, variant="heun"), 1),
     (DPMSolverPP(order=3), 2),
     (DPMSolverPP(order=3, published=True), 1),
+    (UniPC(order=3, corrector=False), 2),
+    (SASolver(tau=0, order=1, correct=0), 0),
+    (SASolver(tau=0, order=2, correct=0), 1),
+    (SASolver(tau=0, order=3, correct=0), 2),
+    (SASolver(order=2, correct=0), 1),
+    (SASolver(order=3, correct=0), 2),
     (DPMSolverPP(order=1, sde=True), 0),
     (DPMSolverPP(order=2, variant="heun", sde=True), 1),
     (DPMSolverPP(order=3, sde=True), 2),
 ]
 INEXACT: list[tuple[SolverPart, int]] = [
     (DPMSolverPP(order=2), 1),
+    (UniPC(order=2, corrector=False), 1),
     (DPMSolverPP(order=2, sde=True), 1),
     (DPMSolverPP(order=3, published=True), 2),
     (DPMSolverPP(order=2, variant="heun"), 2),
@@ -85,3 +92,16 @@ def test_polynomials_up_to_its_degree_are_exact(exact: SolverPart, degree: int) 
 def test_beyond_it_they_are_not(other: SolverPart, degree: int) -> None:
     """The published third order above all: half the right coefficient leaves an error on a parabola."""
     assert _last_step_error(other, degree) > 1e-4
+
+
+def test_without_corrector_unipc_of_order_two_is_2m() -> None:
+    x, noise = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None], _Silent(0, torch.arange(5))
+    ends = []
+    for solver in (DPMSolverPP(), UniPC(corrector=False)):
+        y, state = x, solver.init(x, NODES, PATH)
+        for i in range(len(NODES) - 1):
+            y, state = solver.step(
+                lambda x, t, substep=0, target=None: Estimate((x + t).tanh()), y, state, i, noise.at(i)
+            )
+        ends.append(y)
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-12)

@@ -198,5 +198,23 @@ PAPERS: dict[str, Paper] = {
         2024,
         "arXiv 2409.02426",
     ),
+    "zhang2023deis": Paper(
+        "Zhang and Chen", "Fast Sampling of Diffusion Models with Exponential Integrator", 2023, "arXiv 2204.13902"
+    ),
+    "zhao2023unipc": Paper(
+        "Zhao et al.",
+        "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models",
+        2023,
+        "arXiv 2302.04867",
+    ),
+    "liu2022pndm": Paper(
+        "Liu et al.", "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, "arXiv 2202.09778"
+    ),
+    "xue2023sasolver": Paper(
+        "Xue et al.",
+        "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models",
+        2023,
+        "arXiv 2309.05019",
+    ),
     "yang2024etsdm": Paper("Yang et al.", "Lipschitz Singularities in Diffusion Models", 2024, "arXiv 2306.11251"),
 }

@@ -93,7 +93,7 @@ class SolverPart(Part, abc.ABC):
         Raises:
             UsageError: Not even one step fits.
         """
-        steps = evaluations // self.per_step
+        steps = 0
         while self.evaluations(steps + 1, to_clean=to_clean) <= evaluations:
             steps += 1
         if steps < 1:

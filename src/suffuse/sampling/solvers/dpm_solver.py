@@ -13,6 +13,7 @@ from torch import Tensor
 from suffuse.base.randomness import Draws
 from suffuse.process import Level, PathPart, transfer
 from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart, stochastic_transfer
+from suffuse.sampling.solvers.exponential import finite_run, width
 
 __all__ = ["DPMSolverPP"]
 
@@ -79,7 +80,7 @@ class DPMSolverPP(SolverPart):
         estimate = denoise(x, float(here.t))
         after = replace(state, past=(estimate.x0, *state.past)[: self.order - 1])
         known = (estimate.x0, *state.past)[: self._order_at(state, i)]
-        differences = _differences(known, [_width(*state.levels[i - k : i - k + 2]) for k in range(len(known))])
+        differences = _differences(known, [width(*state.levels[i - k : i - k + 2]) for k in range(len(known))])
         if not self.sde:
             return self._along(x, estimate.x0, differences, here, there), after
         mean, std = stochastic_transfer(estimate, x, here, there, eta=1.0)
@@ -96,8 +97,7 @@ class DPMSolverPP(SolverPart):
         if self.lower_final and steps < 15:
             order = min(order, steps - i)
         # A first step from pure noise has infinite width: no polynomial leads through its start.
-        reached = [math.isfinite(_width(*levels[i - k : i - k + 2])) for k in range(order)]
-        return max(1, reached.index(False) if False in reached else order)
+        return max(1, finite_run(levels, i, order))
 
     def _along(self, x: Tensor, x0: Tensor, differences: tuple[Tensor, ...], here: Level, there: Level) -> Tensor:
         """A step of the probability-flow ODE."""
@@ -106,7 +106,7 @@ class DPMSolverPP(SolverPart):
         if len(differences) == 1 and self.variant == "midpoint":
             return transfer(x, x0 + differences[0] / 2, here, there)
         # Integrals of the linear and the quadratic term: alpha_s (expm1(-h) / h + 1) and 2 alpha_s times the rest.
-        h = _width(here, there)
+        h = width(here, there)
         linear = float(there.alpha) * (math.expm1(-h) / h + 1)
         moved = transfer(x, x0, here, there) + linear * differences[0]
         if len(differences) == 1:
@@ -118,17 +118,12 @@ class DPMSolverPP(SolverPart):
         """What higher orders add to a step of the reverse SDE, whose data estimate decays with exp(-2h)."""
         if not differences:
             return 0.0
-        h, alpha = _width(here, there), float(there.alpha)
+        h, alpha = width(here, there), float(there.alpha)
         kept = -math.expm1(-2 * h)
         if len(differences) == 1 and self.variant == "midpoint":
             return alpha * kept / 2 * differences[0]
         moved = alpha * (1 - kept / (2 * h)) * differences[0]
         return moved if len(differences) == 1 else moved + alpha * (1 - 1 / h + kept / (2 * h**2)) * differences[1]
-
-
-def _width(here: Level, there: Level) -> float:
-    """Step width in half log-SNR; infinite where alpha is 0 at its start."""
-    return float(there.half_log_snr) - float(here.half_log_snr)
 
 
 def _differences(known: Sequence[Tensor], widths: Sequence[float]) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,3 +174,117 @@ class Heun(SolverPart):
         rates = state.rates[i + 1] if state.rates else None
         second = _slope(denoise(ahead, float(there.t), substep=1), ahead, there, rates)
         return _advance(x, (first + second) / 2, here, there, self.variable), state
+
+
+@dataclass(frozen=True)
+class _Halved(_Slopes):
+    """Slopes at the nodes, and in the middle of each step.
+
+    Attributes:
+        middles: Level in the middle of each step; None where the step leads to clean data in variable sigma.
+        middle_rates: Derivatives there, for variable `time`.
+    """
+
+    middles: tuple[Level | None, ...] = ()
+    middle_rates: tuple[tuple[float, float], ...] = ()
+
+
+def _halved(state: _Slopes, variable: Variable, *, geometric: bool) -> _Halved:
+    """The state with the middles of its steps: in time, or in sigma / alpha by the mean or the geometric mean."""
+    path, steps = state.path, list(itertools.pairwise(state.levels))
+    if variable == "time":
+        times = torch.tensor([(float(a.t) + float(b.t)) / 2 for a, b in steps], dtype=torch.float64)
+        rates = tuple(zip(path.d_alpha(times).tolist(), path.d_sigma(times).tolist(), strict=True))
+        return _Halved(path, state.levels, state.rates, state.churned, tuple(map(path.level, times.tolist())), rates)
+    middles: list[Level | None] = []
+    for here, there in steps:
+        ends = _rho(here), _rho(there)
+        middle = math.sqrt(ends[0] * ends[1]) if geometric else (ends[0] + ends[1]) / 2
+        if there.sigma == 0:
+            middles.append(None)
+        else:
+            middles.append(path.level(path.t_of(torch.tensor(-math.log(middle), dtype=torch.float64)).item()))
+    return _Halved(path, state.levels, state.rates, state.churned, tuple(middles))
+
+
+class Midpoint(SolverPart):
+    """Order 2: the slope in the middle of the step; Euler on the step to clean data in variable sigma.
+
+    In variable sigma the middle is the geometric mean, which is DPM2 of k-diffusion.
+
+    Attributes:
+        variable: As for `Heun`.
+    """
+
+    kind: Literal["midpoint"] = "midpoint"
+    per_step: ClassVar[int] = 2
+    variable: Variable = "sigma"
+
+    @property
+    def convergence(self) -> int:
+        """Two."""
+        return 2
+
+    def evaluations(self, steps: int, *, to_clean: bool = True) -> int:
+        """Two a step; one on the step to clean data in variable sigma."""
+        return 2 * steps - (to_clean and self.variable == "sigma")
+
+    def init(self, x: Tensor, grid: Sequence[float], path: PathPart) -> _Halved:
+        """Levels, and derivatives for variable time, at the nodes and between them."""
+        return _halved(_on_grid(self.variable, grid, path, self.kind), self.variable, geometric=True)
+
+    def step(self, denoise: Estimator, x: Tensor, state: OnGrid, i: int, noise: Draws) -> tuple[Tensor, OnGrid]:
+        """Two evaluations."""
+        assert isinstance(state, _Halved)
+        here, there, middle = state.levels[i], state.levels[i + 1], state.middles[i]
+        first = _slope(denoise(x, float(here.t)), x, here, state.rates[i] if state.rates else None)
+        if middle is None:
+            return _advance(x, first, here, there, self.variable), state
+        between = _advance(x, first, here, middle, self.variable)
+        rates = state.middle_rates[i] if state.middle_rates else None
+        second = _slope(denoise(between, float(middle.t), substep=1), between, middle, rates)
+        return _advance(x, second, here, there, self.variable), state
+
+
+class RK4(SolverPart):
+    """The classical Runge-Kutta method of order 4; Euler on the step to clean data.
+
+    Attributes:
+        variable: As for `Heun`.
+    """
+
+    kind: Literal["rk4"] = "rk4"
+    per_step: ClassVar[int] = 4
+    variable: Variable = "time"
+
+    @property
+    def convergence(self) -> int:
+        """Four."""
+        return 4
+
+    def evaluations(self, steps: int, *, to_clean: bool = True) -> int:
+        """Four a step, one on the step to clean data."""
+        return 4 * steps - 3 * to_clean
+
+    def init(self, x: Tensor, grid: Sequence[float], path: PathPart) -> _Halved:
+        """Levels, and derivatives for variable time, at the nodes and between them."""
+        return _halved(_on_grid(self.variable, grid, path, self.kind), self.variable, geometric=False)
+
+    def step(self, denoise: Estimator, x: Tensor, state: OnGrid, i: int, noise: Draws) -> tuple[Tensor, OnGrid]:
+        """Four evaluations; one on the step to clean data."""
+        assert isinstance(state, _Halved)
+        here, there, middle = state.levels[i], state.levels[i + 1], state.middles[i]
+        rates = state.rates[i] if state.rates else None
+        first = _slope(denoise(x, float(here.t)), x, here, rates)
+        if there.sigma == 0 or middle is None:
+            return _advance(x, first, here, there, self.variable), state
+        halfway = state.middle_rates[i] if state.middle_rates else None
+        slopes = [first]
+        for substep in (1, 2):
+            between = _advance(x, slopes[-1], here, middle, self.variable)
+            slopes.append(_slope(denoise(between, float(middle.t), substep=substep), between, middle, halfway))
+        ahead = _advance(x, slopes[-1], here, there, self.variable)
+        rates = state.rates[i + 1] if state.rates else None
+        slopes.append(_slope(denoise(ahead, float(there.t), substep=3), ahead, there, rates))
+        mean = (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3]) / 6
+        return _advance(x, mean, here, there, self.variable), state
