@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from suffuse.models.codec import Codec
     from suffuse.models.config import ModelConfig
     from suffuse.models.denoiser import Denoiser
     from suffuse.models.flow_map import FlowMap
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Denoiser", "FlowMap", "ModelConfig", "__version__", "load_recipe", "sample", "train"]
+__all__ = ["Codec", "Denoiser", "FlowMap", "ModelConfig", "__version__", "load_recipe", "sample", "train"]
 
 # Looked up when first asked for: `import suffuse` and the command line's help stay light.
 _WHERE = {
+    "Codec": "suffuse.models.codec",
     "Denoiser": "suffuse.models.denoiser",
     "FlowMap": "suffuse.models.flow_map",
     "ModelConfig": "suffuse.models.config",

@@ -149,6 +149,11 @@ def test_an_autoencoder_is_not_sampled(suffuse: Command, tmp_path: Path) -> None
         said = suffuse(*words)
         assert said.code == 2
         assert f"train one in its latents with codec.run={run}" in said.err
-    said = suffuse("eval", run, "--nfe", 2)
-    assert said.code == 2
-    assert "is an autoencoder, which is not sampled; leave --nfe out" in said.err
+    for option, value in (("--nfe", 2), ("--batch", 3), ("--precision", "float32")):
+        said = suffuse("eval", run, option, value)
+        assert said.code == 2
+        assert f"is an autoencoder, which is not sampled; leave {option} out" in said.err
+    for count in (0, -5, 3):
+        said = suffuse("eval", run, "--n", count)
+        assert said.code == 2
+        assert f"{count} images are too few to be judged by" in said.err

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from suffuse.base.errors import UsageError
+from suffuse.data import Digits
 from suffuse.data import cache as data_cache
-from suffuse.models.pretrained import codec_of, load_codec, push_folder
+from suffuse.models.pretrained import codec_of, load_codec, load_model, push_folder
+from suffuse.networks import KLAutoencoder
 from suffuse.tasks.generate import generate
 from suffuse.tasks.runs import OpenRun, open_run
 from suffuse.training.codec_recipe import CodecRecipe
 from suffuse.training.frozen_parts import located
-from suffuse.training.latents import encoded
 from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import load_recipe, recipe_from
-from suffuse.training.recipes import AnyRecipe
 from suffuse.training.run import Watcher, train
 
 Make = Callable[..., Recipe]
@@ -33,6 +33,13 @@ AUTOENCODER: dict[str, Any] = {
     "network": {"kind": "kl", "channels": 4, "multipliers": [1, 2], "blocks": 1, "latent_channels": 2, "groups": 2},
     "optimiser": {"lr": 1e-2},
     "training": {"steps": 6, "batch": 8, "ema": [100], "log_every": 3, "checkpoint_every": 3, "device": "cpu"},
+}
+MAP: dict[str, Any] = {
+    "path": {"kind": "edm"},
+    "prediction": {"kind": "edm"},
+    "time": "log_sigma",
+    "objective": {"kind": "consistency", "pairs": {"kind": "grid", "curriculum": {"kind": "fixed", "count": 4}}},
+    "sampling": {"solver": {"kind": "consistency"}, "grid": {"kind": "karras", "sigma_min": 0.8, "steps": 2}},
 }
 # Latents of 2x4x4, on which an MLP learns.
 LATENT: dict[str, Any] = {"data": {"kind": "digits"}, "conditioner": "none"}
@@ -94,8 +101,8 @@ def test_latents_are_those_of_the_codec_standardised(latent: Make, finished: Pat
     z, x = latents.batch(index).x0, images.batch(index).x0
     assert z is not None
     assert x is not None
-    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(z.std((0, 2, 3)), torch.full((2,), 0.5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.full((2,), 0.5), atol=1e-3, rtol=0)
     with torch.no_grad():
         torch.testing.assert_close(z, run.codec.encode(x), atol=1e-5, rtol=1e-5)
         raw = load_codec(finished).encode(x)
@@ -160,7 +167,8 @@ def test_another_run_of_a_latent_run_takes_its_codec(latent: Make) -> None:
     one, two = (run.codec for run in both)
     assert one is not None
     assert two is not None
-    torch.testing.assert_close(one.scale, two.scale, atol=0, rtol=1e-5)
+    assert torch.equal(one.scale, two.scale)
+    assert both[0].config.codec == both[1].config.codec
 
 
 def test_what_does_not_go_together_is_refused(latent: Make, tiny: Make, finished: Path, tmp_path: Path) -> None:
@@ -205,12 +213,76 @@ def test_pushed_are_the_model_and_its_codec_not_its_teachers(
     assert codec_of(folder) is not None
 
 
-def test_encoding_again_with_another_codec_makes_other_latents(finished: Path, tmp_path: Path) -> None:
-    """The name of the codec's content is the key: nothing stale is ever served."""
-    recipe: AnyRecipe = load_recipe(str(finished / "recipe.yaml"))
-    data, codec = recipe.data.load(), load_codec(finished)
-    one = encoded(data, codec, "test-one")
-    codec.standardise(torch.zeros(2), torch.full((2,), 0.5), 1.0)
-    two = encoded(data, codec, "test-two")
-    assert one.fingerprint != two.fingerprint
-    assert encoded(data, codec, "test-one").fingerprint == one.fingerprint
+def test_another_codec_or_deviation_is_another_space(latent: Make, finished: Path, tmp_path: Path) -> None:
+    """The name of the codec's copy is that of its content: nothing stale is ever served."""
+    other = train(autoencoder(tmp_path / "other", steps=4), "codec").folder
+    trees = [{}, {"codec": {"run": str(finished), "std": 1.0}}, {"codec": {"run": str(other)}}]
+    runs = [open_run(train(latent(f"run{k}", tree=tree), "x").folder) for k, tree in enumerate(trees)]
+    assert len({run.config.codec for run in runs}) == 3
+    for run, std in zip(runs, (0.5, 1.0, 0.5), strict=True):
+        assert run.recipe is not None
+        z = run.training_data(run.recipe.data).batch(torch.arange(1797)).x0
+        assert z is not None
+        torch.testing.assert_close(z.std((0, 2, 3)), torch.full((2,), std), rtol=1e-3, atol=0)
+
+
+def test_a_run_in_latents_is_tuned_and_asked_in_its_own_codec(latent: Make) -> None:
+    denoiser = {**MAP, "objective": {"kind": "denoising", "noise_levels": "log_normal"}, "sampling": {}}
+    first = train(latent("first", tree=denoiser), "x").folder
+    codec = open_run(first).config.codec
+    inside = {"codec": {"run": str(first / str(codec)), "std": None}}
+    again = {**MAP, **inside, "init": str(first), "objective": {**MAP["objective"], "teacher": {"run": str(first)}}}
+    second = open_run(train(latent("second", tree=again), "x").folder)
+    assert second.config.codec == codec
+
+
+def test_a_start_that_was_refused_can_be_made_again(latent: Make) -> None:
+    with pytest.raises(UsageError, match="classes"):
+        train(latent(tree={"conditioner": {"kind": "class", "classes": 7}}), "x")
+    train(latent(), "x")
+
+
+def test_a_codec_that_is_not_there_is_found_before_the_data_are_read(
+    latent: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Digits, "load", lambda self, cache=None: pytest.fail("read the data"))
+    with pytest.raises(UsageError, match=r"codec runs/nowhere cannot be opened.*train an autoencoder first"):
+        train(latent(tree={"codec": "runs/nowhere"}), "x")
+
+
+def test_what_a_run_was_begun_with_is_kept_when_it_is_resumed(latent: Make) -> None:
+    train(latent(tree={"sigma_data": "auto"}, steps=4), "x")
+    again = latent(tree={"sigma_data": "auto"})
+    assert open_run(train(again, "x", resume=True).folder).config.sigma_data != "auto"
+    with pytest.raises(UsageError, match=r"trained with sigma_data .*, not 0\.3; resume with its own"):
+        train(latent(tree={"sigma_data": 0.3}), "x", resume=True)
+    with pytest.raises(UsageError, match=r"have codec\.std 0\.5, not 1\.0"):
+        train(latent(tree={"sigma_data": "auto", "codec": {"run": "runs/x", "std": 1.0}}), "x", resume=True)
+
+
+def test_a_latent_model_is_not_saved_without_its_codec(latent: Make, tmp_path: Path) -> None:
+    model = load_model(train(latent(), "x").folder)
+    with pytest.raises(UsageError, match="would be saved without the codec"):
+        model.save_pretrained(tmp_path / "saved")
+
+
+def test_many_images_go_through_in_parts(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, images = load_codec(finished), torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = codec.decode(codec.encode(images))
+        monkeypatch.setattr("suffuse.models.codec._PIXELS", 3 * 64)
+        torch.testing.assert_close(codec.decode(codec.encode(images)), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_compiled_autoencoder_is_compiled_where_it_is_called() -> None:
+    network = KLAutoencoder(channels=4, multipliers=(1, 2), blocks=1, groups=2).build((1, 8, 8))
+    graphs: list[object] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    network.compile(backend=backend)
+    with torch.no_grad():
+        network.decode(network.moments(torch.zeros(1, 1, 8, 8))[0])
+    assert len(graphs) >= 2

@@ -262,7 +262,7 @@ def _measured(item: Work, recipe: AnyRecipe, folder: Path) -> Iterator[tuple[str
         codec = load_codec(folder).to(choose_device(device))
     else:
         run = open_run(folder, device=device)
-        bench = Bench(run, data, lambda: judge_of_data(recipe.data, run.model.device))
+        bench = Bench(run, run.training_data(recipe.data), lambda: judge_of_data(recipe.data, run.model.device))
     for key in item.missing:
         measure = item.measures[key]
         yield key, measure.of(codec, data) if isinstance(measure, Reconstruction) else measure.of(bench)

@@ -46,6 +46,7 @@ _NUMERIC = (
     "suffuse.training.sample_conditions",
     "suffuse.tasks.generate",
     "suffuse.tasks.judge",
+    "suffuse.tasks.reconstruct",
     "suffuse.tasks.time_profile",
     "suffuse.claims.exact",
     "suffuse.claims.judging",

@@ -33,7 +33,10 @@ def eval_command(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
-    """Measure a run: distances, precision and recall, memorisation; writes evaluation/ and report.html."""
+    """Measure a run: distances, precision and recall, memorisation; writes evaluation/ and report.html.
+
+    Of an autoencoder: what comes back of images.
+    """
     from suffuse.base.errors import UsageError
     from suffuse.cli.options import fields_of
     from suffuse.tasks.evaluate import evaluate, figures_table
@@ -45,6 +48,7 @@ def eval_command(
 
     if is_codec(run):
         ways = {"--nfe": nfe, "--steps": steps, "--solver": solver, "--grid": grid, "--cfg": cfg, "--preset": preset}
+        ways |= {"--batch": batch, "--precision": precision}
         if given := [name for name, value in ways.items() if value is not None]:
             raise UsageError(f"{run} is an autoencoder, which is not sampled; leave {given[0]} out")
         _eval_codec(run, data, n, seed, features, weights, device, as_json)
@@ -92,7 +96,7 @@ def _eval_codec(
     """Images there and back, for a run of an autoencoder."""
     from suffuse.base.errors import UsageError
     from suffuse.tasks.judge import ImageJudge, extractor_of
-    from suffuse.tasks.reconstruct import evaluate_codec, open_codec
+    from suffuse.tasks.reconstruct import check_sent, evaluate_codec, open_codec
     from suffuse.tasks.runs import reference_data
     from suffuse.training.settings import EvaluationSettings
 
@@ -103,10 +107,9 @@ def _eval_codec(
     if source is None:
         raise UsageError(f"{name} does not say what it was trained on; give --data")
     plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()
-    dataset = source.load()
+    dataset, count = source.load(), plan.samples if n is None else n
+    check_sent(opened, dataset, count)
     judge = ImageJudge(dataset, extractor_of(features, dataset, note=note).to(opened.codec.device), 10_000)
-    found = evaluate_codec(
-        opened, judge, samples=plan.samples if n is None else n, seed=plan.seed if seed is None else seed
-    )
+    found = evaluate_codec(opened, judge, samples=count, seed=plan.seed if seed is None else seed)
     say(json.dumps(found.dump()) if as_json else found.table())
     note(f"wrote {opened.folder / 'evaluation'}")

@@ -10,7 +10,7 @@ from suffuse.metrics.points import Features, nearest_neighbours
 from suffuse.metrics.precision_recall import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from suffuse.metrics.quality import CostPoint, pareto_front
 from suffuse.metrics.ruler import Comparison, Measurement, Ruler, Versions, dumps, loads, side_by_side
-from suffuse.metrics.similarity import psnr
+from suffuse.metrics.similarity import SquaredError, psnr
 from suffuse.metrics.spread import Spread, spread
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "PrecisionRecall",
     "Ruler",
     "Spread",
+    "SquaredError",
     "Transport",
     "Versions",
     "cubic",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,6 +14,8 @@ from suffuse.base.part import Part
 from suffuse.networks import Autoencoder, AutoencoderNetwork, KLAutoencoder
 
 __all__ = ["Codec", "CodecConfig"]
+
+_PIXELS = 2**20  # that go through at a time without gradients: some 3 GB at latent diffusion's widths
 
 
 class Codec(nn.Module):
@@ -40,13 +44,28 @@ class Codec(nn.Module):
         """Where the weights are."""
         return self.shift.device
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, weights: str | None = None) -> Codec:
+        """Load the run of an autoencoder from its folder or from the Hub; errors as `pretrained.load_codec`."""
+        from suffuse.models.pretrained import load_codec
+
+        return load_codec(name, weights=weights)
+
     def encode(self, x: Tensor) -> Tensor:
-        """Standardised means of the latents of images in [-1, 1]: (B, C, H, W) -> (B, c, h, w)."""
-        return (self.network.moments(x)[0] - self.shift) * self.scale
+        """Standardised means of the latents of images in [-1, 1]: (B, C, H, W) -> (B, c, h, w).
+
+        Without gradients many images go through in parts, so that memory does not grow with B.
+        """
+        means = _in_parts(lambda part: self.network.moments(part)[0], x, x.shape[-2] * x.shape[-1])
+        return (means - self.shift) * self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of standardised latents, (B, c, h, w) -> (B, C, H, W); near [-1, 1], not clipped."""
-        return self.network.decode(z / self.scale + self.shift)
+        """Images of standardised latents, (B, c, h, w) -> (B, C, H, W); near [-1, 1], not clipped.
+
+        In parts like `encode`.
+        """
+        factor = self.config.network.factor if self.config is not None else 1
+        return _in_parts(self.network.decode, z / self.scale + self.shift, z.shape[-2] * z.shape[-1] * factor**2)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor, to: float) -> None:
@@ -59,6 +78,20 @@ class Codec(nn.Module):
         """
         self.shift.copy_(mean.view(-1, 1, 1))
         self.scale.copy_((to / std).view(-1, 1, 1))
+
+
+def _in_parts(work: Callable[[Tensor], Tensor], x: Tensor, pixels: int) -> Tensor:
+    """Some samples at a time where no gradients are wanted.
+
+    Args:
+        work: Of a batch.
+        x: The whole batch, (B, ...).
+        pixels: Of an image, which says how many fit.
+    """
+    part = max(1, _PIXELS // pixels)
+    if torch.is_grad_enabled() or len(x) <= part:
+        return work(x)
+    return torch.cat([work(some) for some in torch.split(x, part)])
 
 
 class CodecConfig(Part):

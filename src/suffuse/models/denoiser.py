@@ -160,6 +160,11 @@ class Denoiser(nn.Module):
 
         if self.config is None:
             raise UsageError("this model has no configuration to save; build it with ModelConfig(...).build()")
+        if self.config.codec is not None:
+            raise UsageError(
+                "this model makes latents and would be saved without the codec that turns them into images; copy its "
+                "run's folder, or upload that with suffuse.models.pretrained.push_folder"
+            )
         save_model(Path(folder), self.config.replace(others=()), self.state_dict(), {})
 
     def push_to_hub(

@@ -21,6 +21,7 @@ __all__ = [
     "codec_of",
     "ema_file",
     "load_codec",
+    "load_codec_config",
     "load_config",
     "load_model",
     "local_folder",
@@ -74,6 +75,12 @@ def read_config(folder: Path) -> ModelConfig | CodecConfig:
         raise UsageError(f"{folder} holds no model: {CONFIG_FILE} is missing; give the folder of a run")
     data = files.read_json(path)
     if "_class_name" in data:
+        kind = str(data["_class_name"])
+        if kind.startswith("Autoencoder") or kind == "VQModel":
+            raise UsageError(
+                f"{folder} is an {kind} of diffusers, which is not read yet; train an autoencoder with suffuse, "
+                "such as the recipe latent256-autoencoder"
+            )
         raise UsageError(f"{path} is a diffusers configuration; run `suffuse convert {folder} --to suffuse` first")
     files.check_version(data, path=path, newest=FORMAT_VERSION)
     if data.get("kind") == "codec":
@@ -93,6 +100,22 @@ def load_config(folder: Path) -> ModelConfig:
         raise UsageError(
             f"{folder} is an autoencoder, which makes no samples; give a model, or train one in its latents with "
             f"codec.run={folder}"
+        )
+    return config
+
+
+def load_codec_config(folder: Path) -> CodecConfig:
+    """Read the `config.json` of an autoencoder.
+
+    Raises:
+        UsageError: As `read_config`, and for another kind of model.
+        RunError: It is not JSON.
+    """
+    config = read_config(folder)
+    if not isinstance(config, CodecConfig):
+        raise UsageError(
+            f"{folder} is no autoencoder, but a model of samples; give the run of one, such as that of the recipe "
+            "mnist28-autoencoder"
         )
     return config
 
@@ -128,12 +151,7 @@ def load_codec(
         UsageError: Also for a folder that holds another kind of model.
     """
     folder = local_folder(name, revision, token)
-    config = read_config(folder)
-    if not isinstance(config, CodecConfig):
-        raise UsageError(
-            f"{folder} is no autoencoder, but a model of samples; give the run of one, such as that of the recipe "
-            "mnist28-autoencoder"
-        )
+    config = load_codec_config(folder)
     codec = config.build()
     codec.config = config.replace(weights=_fill(codec, config, folder, weights))
     return codec.eval().requires_grad_(requires_grad=False)

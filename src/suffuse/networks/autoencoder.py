@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections import OrderedDict
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -28,6 +28,11 @@ _LOG_VARIANCE = (-30.0, 20.0)
 
 class AutoencoderNetwork(nn.Module, abc.ABC):
     """Images to the mean and log-variance of their latents, and latents to images."""
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # Any: as for torch's modules
+        """Compile the parts, which are what is called."""
+        for part in self.children():
+            part.compile(*args, **kwargs)
 
     @abc.abstractmethod
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from suffuse.base.call import Call
@@ -21,7 +23,7 @@ _FAR = 20.0  # half log-SNR beyond which a path is pure noise, or clean
 
 
 class FrozenRun(Part):
-    """A finished run.
+    """A finished run; a bare text is its folder.
 
     Attributes:
         run: Its folder, or owner/name on the Hub. Training copies the model into the new run's folder and refers to
@@ -31,6 +33,11 @@ class FrozenRun(Part):
 
     run: str
     weights: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:  # Any: fields before validation
+        return {"run": data} if isinstance(data, str) else data
 
 
 def load_frozen(frozen: FrozenRun, like: Denoiser, role: str) -> Denoiser:
@@ -78,8 +85,8 @@ def check_space(ours: Denoiser, theirs: Denoiser, name: str) -> None:
         return
     spaces = ["pixels" if config.codec is None else f"codec {config.codec}" for config in (theirs.config, ours.config)]
     raise UsageError(
-        f"{name} lives in {spaces[0]}, the model that is trained in {spaces[1]}; train both with one codec on the same "
-        "data, or both in pixels"
+        f"{name} lives in {spaces[0]}, the model that is trained in {spaces[1]}; train both in one: with "
+        "codec.run=ITS_FOLDER/parts/NAME codec.std=null, which keeps that codec as it is, or both in pixels"
     )
 
 

@@ -99,8 +99,8 @@ class OptimalTransport(CouplingPart):
         if self.within == "batch" or batch >= 2 * classes:
             return None
         return (
-            f"coupling: a batch of {batch} has hardly two samples of each of {classes} classes to exchange noise; "
-            f"raise training.batch to {2 * classes} at least, or set coupling.within=batch"
+            f"coupling: a process's batch of {batch} has hardly two samples of each of {classes} classes to exchange "
+            f"noise; raise it to {2 * classes} at least, or set coupling.within=batch"
         )
 
 

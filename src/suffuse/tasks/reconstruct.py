@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.randomness import permutation
 from suffuse.data import Dataset, contact_sheet, save_picture, to_uint8
-from suffuse.metrics import Measurement, Ruler, psnr
+from suffuse.metrics import Measurement, Ruler, SquaredError
 from suffuse.models.codec import Codec, CodecConfig
 from suffuse.models.pretrained import load_codec, local_folder, read_config
 from suffuse.tasks.generate import Generated
@@ -24,7 +25,7 @@ from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE
 from suffuse.training.world import choose_device
 
-__all__ = ["OpenCodec", "Reconstructed", "evaluate_codec", "is_codec", "open_codec", "there_and_back"]
+__all__ = ["OpenCodec", "Reconstructed", "check_sent", "evaluate_codec", "is_codec", "open_codec", "there_and_back"]
 
 _VERSION = 1
 _BATCH = 256  # images at a time
@@ -117,15 +118,34 @@ def open_codec(name: str | Path, *, weights: str | None = None, device: str = "a
 
 
 @torch.no_grad()
-def there_and_back(codec: Codec, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Images, and what comes back of them through the means of their latents: twice (n, C, H, W), on the CPU."""
-    sent, back = [], []
+def there_and_back(codec: Codec, dataset: Dataset, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images, and what comes back of them through the means of their latents, on the CPU.
+
+    Yields:
+        Some images at a time, (b, C, H, W) twice.
+    """
     for rows in torch.split(index, _BATCH):
         images = dataset.batch(rows).x0
         assert images is not None
-        sent.append(images)
-        back.append(codec.decode(codec.encode(images.to(codec.device))).clamp(-1, 1).cpu())
-    return torch.cat(sent), torch.cat(back)
+        yield images, codec.decode(codec.encode(images.to(codec.device))).clamp(-1, 1).cpu()
+
+
+def check_sent(run: OpenCodec, dataset: Dataset, samples: int) -> None:
+    """Refuse images that cannot be judged, before features are trained on them.
+
+    Raises:
+        UsageError: Another shape, or too few.
+    """
+    if dataset.shape != run.config.shape:
+        raise UsageError(
+            f"the autoencoder takes images of {run.config.shape}, but data {dataset.name!r} have {dataset.shape}; give "
+            "others"
+        )
+    if min(samples, len(dataset)) < ImageJudge.least:
+        raise UsageError(
+            f"{min(samples, len(dataset))} images are too few to be judged by; ask for at least {ImageJudge.least}, "
+            "better a thousand"
+        )
 
 
 def evaluate_codec(run: OpenCodec, judge: ImageJudge, *, samples: int, seed: int = 1) -> Reconstructed:
@@ -136,18 +156,17 @@ def evaluate_codec(run: OpenCodec, judge: ImageJudge, *, samples: int, seed: int
         judge: Its data are what is sent; its features measure the distance.
         samples: How many, at most.
         seed: Which.
-
-    Raises:
-        UsageError: The images have another shape.
     """
     dataset = judge.dataset
-    if dataset.shape != run.config.shape:
-        raise UsageError(
-            f"the autoencoder takes images of {run.config.shape}, but data {dataset.name!r} have {dataset.shape}; give "
-            "others"
-        )
     index = permutation(seed, "reconstructed", 0, len(dataset))[:samples]
-    sent, back = there_and_back(run.codec, dataset, index)
+    back: list[Tensor] = []
+    pairs: list[Tensor] = []
+    error = SquaredError()
+    for sent, came in there_and_back(run.codec, dataset, index):
+        error.add(sent, came)
+        back.append(came)
+        if sum(len(some) for some in pairs) < 2 * _SHEET:
+            pairs.append(torch.stack([sent[:_SHEET], came[:_SHEET]], dim=1).flatten(0, 1))
     ruler = Ruler(
         weights=run.config.weights,
         solver="none",
@@ -161,12 +180,11 @@ def evaluate_codec(run: OpenCodec, judge: ImageJudge, *, samples: int, seed: int
         reference_count=1,
         seed=seed,
     )
-    made = Generated(back, None, (), 0.0, 0.0)
-    found = Reconstructed(psnr(sent, back), judge.distance(made, ruler), judge.floor, len(index))
+    made = Generated(torch.cat(back), None, (), 0.0, 0.0)
+    found = Reconstructed(error.psnr, judge.distance(made, ruler), judge.floor, len(index))
     place = run.folder / "evaluation"
     files.make_folder(place)
-    pairs = torch.stack([sent[:_SHEET], back[:_SHEET]], dim=1).flatten(0, 1)
-    save_picture(contact_sheet(to_uint8(pairs), columns=10), place / "reconstructions.png")
+    save_picture(contact_sheet(to_uint8(torch.cat(pairs)[: 2 * _SHEET]), columns=10), place / "reconstructions.png")
     files.write_json(place / "figures.json", found.dump())
     add_figures(run.folder, found.table())
     return found

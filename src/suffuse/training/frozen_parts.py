@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from suffuse.base import files
-from suffuse.base.errors import UsageError
+from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import Part
 from suffuse.base.weights import check_state, load_weights
 from suffuse.models.codec import Codec
 from suffuse.models.denoiser import Denoiser
-from suffuse.models.pretrained import load_model, save_model
+from suffuse.models.pretrained import load_codec_config, load_model, local_folder, save_model
 from suffuse.objectives.frozen import FrozenRun, check_space
 from suffuse.process import ConsistencyPrediction, EDMPrediction
 
 if TYPE_CHECKING:
     from suffuse.training.recipes import AnyRecipe
 
-__all__ = ["PARTS", "content_of", "embedded", "is_copy", "kept", "located", "start_from"]
+__all__ = ["PARTS", "content_of", "embedded", "find_codec", "is_copy", "kept", "located", "start_from"]
 
 PARTS = "parts"
 """Folder of a run in which its frozen models are kept, each under the hash of what it is."""
@@ -31,12 +31,36 @@ PARTS = "parts"
 def embedded(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     """Copy the frozen models of the objective into a run's folder; the recipe then names the copies.
 
-    A codec is copied when the data have been read, see `latents`.
+    A codec is copied when the data have been read, see `latents`; that it is there is seen to here.
 
     Raises:
         UsageError: A frozen run does not exist, or a copy is missing.
     """
+    codec = getattr(recipe, "codec", None)
+    if codec is not None:
+        find_codec(codec, folder)
     return recipe.replace(objective=_mapped(recipe.objective, folder, copy=True))
+
+
+def find_codec(codec: FrozenRun, folder: Path) -> Path:
+    """Folder of a codec: the run's own copy, or that of its run.
+
+    Raises:
+        UsageError: It is not there, or no autoencoder.
+    """
+    if is_copy(codec):
+        if not (folder / codec.run).is_dir():
+            raise UsageError(f"the run's own copy of its codec, {folder / codec.run}, is missing; bring it back")
+        return folder / codec.run
+    try:
+        place = local_folder(Path(codec.run) if Path(codec.run).is_dir() else codec.run)
+    except (UsageError, RunError) as error:
+        raise UsageError(
+            f"codec {codec.run} cannot be opened ({error}); train an autoencoder first, such as "
+            f"suffuse train mnist28-autoencoder out={codec.run}, or name the run of one with codec.run=FOLDER"
+        ) from None
+    load_codec_config(place)
+    return place
 
 
 def kept(recipe: AnyRecipe, recorded: AnyRecipe) -> AnyRecipe:
@@ -54,7 +78,14 @@ def kept(recipe: AnyRecipe, recorded: AnyRecipe) -> AnyRecipe:
     frozen = {name: getattr(found, name) for name in type(found).model_fields}
     frozen = {name: value for name, value in frozen.items() if isinstance(value, FrozenRun)}
     changes: dict[str, object] = {"objective": recipe.objective.replace(**frozen)} if frozen else {}
+    if isinstance(mine := getattr(recipe, "sigma_data", None), float | str):
+        measured = getattr(recorded, "sigma_data", mine)
+        if mine not in ("auto", measured):
+            raise UsageError(f"the run was trained with sigma_data {measured}, not {mine}; resume with its own")
+        changes["sigma_data"] = measured
     ours, theirs = getattr(recipe, "codec", None), getattr(recorded, "codec", None)
+    if ours is not None and theirs is not None and ours.std != theirs.std:
+        raise UsageError(f"the run's latents have codec.std {theirs.std}, not {ours.std}; resume with its own")
     if (ours is None) != (theirs is None):
         raise UsageError(
             f"the run was trained {'in pixels' if theirs is None else 'in the latents of a codec'}; resume it so, or "
@@ -66,7 +97,8 @@ def kept(recipe: AnyRecipe, recorded: AnyRecipe) -> AnyRecipe:
 def located(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     """The recipe with its copies named by their place on this machine."""
     codec = getattr(recipe, "codec", None)
-    changes = {} if codec is None else {"codec": _mapped(codec, folder, copy=False)}
+    # As it is: measured again on the same data it would be another one in the last digits.
+    changes = {} if codec is None else {"codec": _mapped(codec, folder, copy=False).replace(std=None)}
     return recipe.replace(objective=_mapped(recipe.objective, folder, copy=False), **changes)
 
 

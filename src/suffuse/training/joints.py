@@ -7,7 +7,7 @@ from typing import Any, get_args
 from suffuse.base.part import Joint
 from suffuse.data import Data
 from suffuse.models.config import ConditionerConfig
-from suffuse.networks import NetworkConfig
+from suffuse.networks import Autoencoder, NetworkConfig
 from suffuse.objectives import ObjectiveConfig
 from suffuse.objectives.pair_metric import PairMetric
 from suffuse.objectives.targets import TargetWeights
@@ -30,6 +30,7 @@ JOINTS: dict[str, Joint] = {
         (
             Data,
             NetworkConfig,
+            Autoencoder,
             Path,
             Prediction,
             TimeCondition,

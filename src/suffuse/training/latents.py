@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from suffuse.base import files
 from suffuse.base.errors import UsageError
 from suffuse.base.figures import new_figure, save_figure
+from suffuse.base.randomness import permutation
 from suffuse.data import Dataset
 from suffuse.data.cache import ArrayFile, Filled, cached
 from suffuse.metrics import Spread, spread
 from suffuse.models.codec import Codec
 from suffuse.models.pretrained import load_codec, save_model
 from suffuse.objectives.frozen import FrozenRun
-from suffuse.training.frozen_parts import PARTS, content_of, is_copy
+from suffuse.training.frozen_parts import PARTS, content_of, find_codec, is_copy
 from suffuse.training.measured import samples_of, some
 
-__all__ = ["CodecRun", "draw_spreads", "encoded", "into_latents", "spreads_of"]
+__all__ = ["CodecRun", "draw_spreads", "encoded", "latents_of", "own_codec", "spreads_of"]
 
-_BATCH = 256  # images encoded at a time
+_BATCH = 256  # images read at a time
+_NUMBERS = 2_000_000  # of a channel at most whose spread is taken
 
 
 class CodecRun(FrozenRun):
     """A finished autoencoder in whose latents a model lives.
 
     Attributes:
-        std: Deviation that each channel of the latents is brought to; its mean becomes 0. 0.5 is what the EDM path's
-            models expect (sigma_data), 1 what variance-preserving and flow paths do.
+        std: Deviation that each channel of the latents is brought to, measured on the data; its mean becomes 0. 0.5 is
+            what the EDM path's models expect (sigma_data), 1 what variance-preserving and flow paths do. None keeps
+            what the codec has: the copy inside another run, for a model that builds on that run.
     """
 
-    std: float = Field(default=0.5, gt=0)
+    std: float | None = Field(default=0.5, gt=0)
 
 
-def into_latents(run: CodecRun, dataset: Dataset, folder: Path, device: torch.device) -> tuple[CodecRun, Dataset]:
-    """The latents of a data set, and the run's own copy of the codec that made them.
-
-    The first time the codec is measured on the data and copied into the run's folder; later the copy is used.
+def own_codec(run: CodecRun, dataset: Dataset, folder: Path, device: torch.device) -> CodecRun:
+    """The run's own copy of a codec, made when there is none yet: measured on the data, named by what it is.
 
     Args:
         run: The codec, by its run or by the copy.
@@ -51,46 +53,52 @@ def into_latents(run: CodecRun, dataset: Dataset, folder: Path, device: torch.de
     Raises:
         UsageError: No such codec, or images of another shape.
     """
-    if is_copy(run):
-        codec = _loaded(run, folder / run.run, dataset)
-    else:
-        codec = _loaded(run, Path(run.run) if Path(run.run).is_dir() else run.run, dataset)
-        words = f"{content_of(codec)}/{dataset.fingerprint}/{run.std!r}"
-        run = run.replace(run=f"{PARTS}/{hashlib.sha256(words.encode()).hexdigest()[:16]}", weights=None)
-        if (folder / run.run).is_dir():
-            codec = load_codec(folder / run.run)
-        else:
-            _measure(codec.to(device), dataset, run.std)
-            assert codec.config is not None
-            files.make_folder(folder / PARTS)
-            with files.staged(folder / run.run) as place:
-                save_model(place, codec.config.replace(others=()), codec.state_dict(), {})
-    return run, encoded(dataset, codec.to(device), Path(run.run).name)
-
-
-def _loaded(run: CodecRun, place: str | Path, dataset: Dataset) -> Codec:
-    codec = load_codec(place, weights=run.weights)
+    codec = load_codec(find_codec(run, folder), weights=run.weights)
     assert codec.config is not None
     if codec.config.shape != dataset.shape:
         raise UsageError(
             f"codec {run.run} takes images of {codec.config.shape}, but the data have {dataset.shape}; change "
             "data.size and data.channels, or train another autoencoder"
         )
-    return codec
+    if is_copy(run):
+        return run
+    if run.std is not None:
+        _measure(codec.to(device), dataset, run.std)
+    name = f"{PARTS}/{content_of(codec)}"
+    if not (folder / name).is_dir():
+        files.make_folder(folder / PARTS)
+        with files.staged(folder / name) as place:
+            save_model(place, codec.config.replace(others=()), codec.state_dict(), {})
+    return run.replace(run=name, weights=None)
+
+
+def latents_of(run: CodecRun, dataset: Dataset, folder: Path, device: torch.device) -> Dataset:
+    """The latents of a data set by the run's own copy of a codec; arguments as for `own_codec`."""
+    return encoded(dataset, load_codec(folder / run.run).to(device), Path(run.run).name)
 
 
 @torch.no_grad()
 def _measure(codec: Codec, dataset: Dataset, std: float) -> None:
-    """Find mean and deviation of each channel, and make the codec standardise them."""
-    raw = codec.network.moments  # the codec may come from another run, measured on other data
-    latents = torch.cat([raw(samples_of(dataset, part).to(codec.device))[0].double() for part in some(dataset)])
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    if dead := [place for place, value in enumerate(deviation.tolist()) if not value > 0]:
+    """Find mean and deviation of each channel, to four digits, and make the codec standardise them."""
+    codec.standardise(torch.zeros(len(codec.shift)), torch.ones(len(codec.shift)), 1.0)
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for index in some(dataset):
+        latents = codec.encode(samples_of(dataset, index).to(codec.device)).double()
+        count += latents.numel() // latents.shape[1]
+        total, squares = total + latents.sum((0, 2, 3)).cpu(), squares + latents.square().sum((0, 2, 3)).cpu()
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+    if dead := [place for place, value in enumerate(deviation.tolist()) if not value > 1e-6]:
         raise UsageError(
             f"channel {dead[0]} of the codec's latents is the same for all images; train the autoencoder longer, with "
             "fewer latent_channels or a smaller objective.kl"
         )
-    codec.standardise(mean, deviation, std)
+    # Sums differ in their last digits from machine to machine; a codec must not be another one for that.
+    codec.standardise(_rounded(mean), _rounded(deviation), std)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return torch.tensor([float(f"{value:.4g}") for value in values.tolist()])
 
 
 def encoded(dataset: Dataset, codec: Codec, name: str) -> Dataset:
@@ -113,13 +121,17 @@ def encoded(dataset: Dataset, codec: Codec, name: str) -> Dataset:
 
 
 def spreads_of(dataset: Dataset, what: str) -> tuple[Spread, ...]:
-    """How the numbers of each channel spread, over some of the samples.
+    """How the numbers of each channel spread, over some of the samples, and of large ones over some of the numbers.
 
     Args:
         dataset: Images or latents.
         what: What a channel is called.
     """
-    values = torch.cat([samples_of(dataset, part) for part in some(dataset)]).numpy()
+    parts = some(dataset)
+    places = math.prod(dataset.shape[1:])
+    kept = min(places, max(1, _NUMBERS // sum(map(len, parts))))
+    picked = permutation(0, "spread", 0, places)[:kept]
+    values = np.concatenate([samples_of(dataset, part).flatten(2)[:, :, picked].numpy() for part in parts])
     return tuple(spread(f"{what} {channel}", values[:, channel]) for channel in range(values.shape[1]))
 
 

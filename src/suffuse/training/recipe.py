@@ -144,8 +144,6 @@ class Recipe(RecipePart):
             classes=dataset.classes if conditioner.label_count else (),
             codec=None if self.codec is None else self.codec.run,
         )
-        remark = self.coupling.remark(self.training.batch, conditioner.label_count)
-        notes.extend([] if remark is None else [remark])
         notes.append(f"{count_parameters(model.network, dataset.shape):,} parameters in the network")
         chosen = self.replace(
             data=self.data.anchored(), network=network, conditioner=conditioner, sigma_data=sigma_data

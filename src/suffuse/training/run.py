@@ -27,7 +27,7 @@ from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
 from suffuse.training.frozen_parts import PARTS, embedded, kept, located, start_from
-from suffuse.training.latents import CodecRun, draw_spreads, into_latents, spreads_of
+from suffuse.training.latents import draw_spreads, latents_of, own_codec, spreads_of
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
@@ -145,7 +145,7 @@ def _claim(folder: Path, resume: bool) -> None:
             raise UsageError(f"there is no run to resume in {folder}; leave --resume out, or correct out=")
         return
     # A run that failed before its first line has left copies of its frozen models, which the next one uses.
-    begun = {".lock", PARTS}
+    begun = {".lock", PARTS, LATENTS_PICTURE}
     if folder.exists() and (not folder.is_dir() or any(entry.name not in begun for entry in folder.iterdir())):
         raise UsageError(f"{folder} exists already; add --resume to go on with it, or choose another out=")
     files.make_folder(folder)
@@ -160,19 +160,26 @@ def _load(recipe: AnyRecipe, folder: Path, world: World, watcher: Watcher) -> tu
             watcher.note(line)
     if isinstance(recipe, Recipe) and recipe.codec is not None:
         codec, images = recipe.codec, dataset
-
-        def encode() -> tuple[CodecRun, Dataset]:
-            return into_latents(codec, images, folder, world.device)
-
-        copy, dataset = world.first_alone(encode, "encode the images") or encode()
-        recipe = recipe.replace(codec=copy)
-        if world.first:
+        made = world.first_alone(lambda: own_codec(codec, images, folder, world.device), "measure the codec")
+        own = world.from_first(made)
+        world.first_alone(lambda: latents_of(own, images, folder, world.device), "encode the images")
+        dataset = latents_of(own, images, folder, world.device)
+        recipe = recipe.replace(codec=own)
+        if world.first and not (folder / LATENTS_PICTURE).is_file():
             _tell_spread(images, dataset, folder, watcher)
     resolved = recipe.resolve(dataset)
     if world.first:
-        for line in resolved.notes:
+        for line in (*resolved.notes, *_remarks(resolved.recipe, world)):
             watcher.note(line)
     return resolved, dataset
+
+
+def _remarks(recipe: AnyRecipe, world: World) -> tuple[str, ...]:
+    """What a user should know of parts that depend on a process's share of the batch."""
+    if not isinstance(recipe, Recipe) or isinstance(recipe.conditioner, str):
+        return ()
+    said = recipe.coupling.remark(recipe.training.batch // world.size, recipe.conditioner.label_count)
+    return () if said is None else (said,)
 
 
 def _tell_spread(images: Dataset, latents: Dataset, folder: Path, watcher: Watcher) -> None:

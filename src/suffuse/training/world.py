@@ -92,6 +92,16 @@ class World:
             raise failure or RunError(f"process 0 could not {what}; its message says why")
         return result
 
+    def from_first(self, value: T | None) -> T:
+        """What the first process has, in all of them; plain data."""
+        if self.size == 1:
+            assert value is not None
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        assert box[0] is not None
+        return box[0]
+
 
 def choose_device(name: str) -> torch.device:
     """The device of a name: `auto` takes a GPU when there is one.

@@ -8,7 +8,7 @@ import torch
 
 from suffuse.base.part import Part
 from suffuse.data import Dataset
-from suffuse.metrics import psnr
+from suffuse.metrics import SquaredError
 from suffuse.models.codec import Codec
 from suffuse.tasks.reconstruct import there_and_back
 
@@ -24,8 +24,11 @@ class Reconstruction(Part):
 
     kind: Literal["reconstruction"] = "reconstruction"
     samples: int = 2000
-    source: ClassVar[tuple[str, ...]] = ("suffuse.models.codec",)
+    source: ClassVar[tuple[str, ...]] = ("suffuse.models.codec", "suffuse.tasks.reconstruct")
 
     def of(self, codec: Codec, data: Dataset) -> dict[str, float]:
         """Values by name."""
-        return {"psnr": psnr(*there_and_back(codec, data, torch.arange(min(self.samples, len(data)))))}
+        error = SquaredError()
+        for sent, back in there_and_back(codec, data, torch.arange(min(self.samples, len(data)))):
+            error.add(sent, back)
+        return {"psnr": error.psnr}

@@ -17,7 +17,7 @@ from suffuse.base.randomness import Draws
 from suffuse.process import Level, PathPart
 from suffuse.sampling.solvers.base import Estimate, Estimator, OnGrid, SolverPart
 
-__all__ = ["Euler", "Heun"]
+__all__ = ["RK4", "Euler", "Heun", "Midpoint"]
 
 Variable = Literal["sigma", "time"]
 
