@@ -35,7 +35,9 @@ _OUTLIERS = Experiment(
     criteria=(
         Criterion(value=_VALUE, arm="Cauchy", over="pseudo-Huber", at_most=0.8),
         Criterion(value=_VALUE, arm="L2", over="pseudo-Huber", at_least=1.0),
-        Criterion(value="outliers@1", arm="Geman-McClure", over="Cauchy", at_most=0.5),
+        # Shares over the true one. Half of the Cauchy loss's was asked for at first: undefined, both make none.
+        Criterion(value="outliers@1", arm="Geman-McClure", at_most=0.2),
+        Criterion(value="outliers@1", arm="Cauchy", at_least=0.2),
     ),
     columns=_COLUMNS,
 )
@@ -130,7 +132,7 @@ CLAIMS: tuple[Claim, ...] = (
         "robust",
         "Among outliers the Cauchy loss meets the inliers better than pseudo-Huber, which is better than L2; "
         "Geman-McClure throws the outliers away.",
-        "Figure 4 of the paper; our criteria: 0.8 times, half the outliers",
+        "Figure 4 of the paper; our criteria: 0.8 times; a fifth of the outliers",
         _OUTLIERS,
     ),
     _claim(
