@@ -1,68 +1,90 @@
-"""Our KL autoencoder against diffusers' with the same weights."""
+"""Our KL autoencoder against diffusers' with the same weights: equal outputs, and folders that survive both ways."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
 
-from suffuse.networks import KLAutoencoder
+from suffuse.base.errors import UsageError
+from suffuse.interop.convert import to_diffusers, to_suffuse
+from suffuse.models.pretrained import load_codec
 from suffuse.networks.part import seeded
 
-RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "skip"}
+SMALL: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "sample_size": 16,
+}
+THEIRS: dict[str, dict[str, Any]] = {
+    "small": SMALL,
+    "three levels of uneven widths": {
+        **SMALL,
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 12, 20),
+        "layers_per_block": 2,
+        "latent_channels": 3,
+        "in_channels": 1,
+        "out_channels": 1,
+    },
+    "without convolutions over the moments, as Flux has it": {
+        **SMALL,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "latent_channels": 5,
+    },
+    "without attention": {**SMALL, "mid_block_add_attention": False},
+}
 
 
-def carried(theirs: dict[str, Tensor], levels: int, blocks: int) -> dict[str, Tensor]:
-    """Their weights under our names."""
-    renamed: dict[str, str] = {"quant_conv": "to_moments", "post_quant_conv": "from_latent"}
-    for side in ("encoder", "decoder"):
-        renamed |= {f"{side}.conv_in": f"{side}.stem", f"{side}.conv_norm_out": f"{side}.head.norm"}
-        renamed[f"{side}.conv_out"] = f"{side}.head.conv"
-        for place, name in enumerate(("mid_in", "mid_out")):
-            renamed |= {f"{side}.mid_block.resnets.{place}.{a}": f"{side}.{name}.{b}" for a, b in RESNET.items()}
-        renamed[f"{side}.mid_block.attentions.0.group_norm"] = f"{side}.mid_attention.norm"
-        renamed[f"{side}.mid_block.attentions.0.to_out.0"] = f"{side}.mid_attention.attend.out"
-        way, count, sampler = ("down", blocks, "down") if side == "encoder" else ("up", blocks + 1, "up")
-        for level in range(levels):
-            there = f"{side}.{way}_blocks.{level}"
-            for j in range(count):
-                renamed |= {f"{there}.resnets.{j}.{a}": f"{side}.{way}_{level}_{j}.{b}" for a, b in RESNET.items()}
-            renamed[f"{there}.{sampler}samplers.0.conv"] = f"{side}.{way}_{level}_sample.conv"
-    found = {}
-    for name, tensor in theirs.items():
-        stem, _, leaf = name.rpartition(".")
-        if stem in renamed:
-            found[f"{renamed[stem]}.{leaf}"] = tensor
-    for side in ("encoder", "decoder"):
-        there = f"{side}.mid_block.attentions.0"
-        for leaf in ("weight", "bias"):
-            parts = [theirs[f"{there}.to_{letter}.{leaf}"] for letter in "qkv"]
-            found[f"{side}.mid_attention.attend.qkv.{leaf}"] = torch.cat(parts)
-    return found
-
-
-@pytest.mark.parametrize(("multipliers", "blocks"), [((1, 2), 1), ((1, 2, 3), 2)])
-@torch.no_grad()
-def test_outputs_are_equal(multipliers: tuple[int, ...], blocks: int) -> None:
-    levels = len(multipliers)
+def made(options: dict[str, Any], folder: Path) -> AutoencoderKL:
     with seeded(0):
-        theirs = AutoencoderKL(
-            in_channels=3,
-            out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(8 * m for m in multipliers),
-            layers_per_block=blocks,
-            latent_channels=4,
-            norm_num_groups=4,
-        ).eval()
-        x = torch.rand(2, 3, 16, 24) * 2 - 1
-    part = KLAutoencoder(channels=8, multipliers=multipliers, blocks=blocks, latent_channels=4, groups=4)
-    ours = part.build((3, 16, 24)).eval()
-    ours.load_state_dict(carried(theirs.state_dict(), levels, blocks))
-    mean, log_variance = ours.moments(x)
+        theirs = AutoencoderKL(**options).eval()
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+@pytest.mark.parametrize("options", THEIRS.values(), ids=THEIRS)
+@torch.no_grad()
+def test_outputs_are_equal(options: dict[str, Any], tmp_path: Path) -> None:
+    theirs = made(options, tmp_path / "theirs")
+    said: list[str] = []
+    to_suffuse(tmp_path / "theirs", tmp_path / "ours", note=said.append)
+    ours = load_codec(tmp_path / "ours")
+    assert ["scaling_factor 0.18215 is left behind" in line for line in said] == [True]
+    x = torch.rand(2, options.get("in_channels", 3), 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean, log_variance = ours.network.moments(x)
     law = theirs.encode(x).latent_dist
     torch.testing.assert_close(mean, law.mean, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(log_variance, law.logvar, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.decode(mean), theirs.decode(mean).sample, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_codec_comes_back_with_what_was_measured(tmp_path: Path) -> None:
+    made(SMALL, tmp_path / "theirs")
+    to_suffuse(tmp_path / "theirs", tmp_path / "ours")
+    to_diffusers(tmp_path / "ours", tmp_path / "again")
+    first, again = (AutoencoderKL.from_pretrained(tmp_path / name).state_dict() for name in ("theirs", "again"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert (config["latents_mean"], config["latents_std"]) == ([0.0] * 4, [1.0] * 4)
+
+
+def test_what_our_network_does_not_have_is_named(tmp_path: Path) -> None:
+    made({**SMALL, "act_fn": "relu"}, tmp_path / "relu")
+    with pytest.raises(UsageError, match="act_fn = 'relu' has no counterpart"):
+        to_suffuse(tmp_path / "relu", tmp_path / "ours")
+    made(SMALL, tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config | {"layers_per_block": 2}))
+    with pytest.raises(UsageError, match="the checkpoint has no weight"):
+        to_suffuse(tmp_path / "theirs", tmp_path / "ours")

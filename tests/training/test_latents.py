@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from suffuse.base.errors import UsageError
 from suffuse.data import Digits
@@ -64,6 +66,20 @@ def latent(tiny: Make, finished: Path) -> Callable[..., Recipe]:
         return tiny(name, tree=both, **training)
 
     return make
+
+
+def images_of(side: int, folder: Path) -> dict[str, Any]:
+    for number in range(12):
+        (folder / f"{side}").mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{side}" / f"{number}.png")
+    return {"kind": "images", "path": str(folder / f"{side}"), "channels": "grey", "size": side}
+
+
+def test_a_codec_takes_images_of_other_sizes(latent: Make, tmp_path: Path) -> None:
+    run = open_run(train(latent(tree={"data": images_of(12, tmp_path)}), "x").folder)
+    assert (run.config.shape, run.shape) == ((2, 6, 6), (1, 12, 12))
+    assert generate(run, 2, run.sampling).x.shape == (2, 1, 12, 12)
 
 
 def test_an_autoencoder_is_a_run_like_others(finished: Path) -> None:
@@ -175,7 +191,9 @@ def test_what_does_not_go_together_is_refused(latent: Make, tiny: Make, finished
     with pytest.raises(UsageError, match=r"training\.flip mirrors images, but latents are computed once"):
         latent(flip=True).check()
     with pytest.raises(UsageError, match=r"takes images of \(1, 8, 8\), but the data have \(3, 16, 16\)"):
-        train(latent("shape", tree={"data": {"kind": "shapes", "size": 16, "count": 9}}), "x")
+        train(latent("channels", tree={"data": {"kind": "shapes", "size": 16, "count": 9}}), "x")
+    with pytest.raises(UsageError, match="images of 9x9 cannot be halved 1 times"):
+        train(latent("odd", tree={"data": images_of(9, tmp_path)}), "x")
     with pytest.raises(UsageError, match="is no autoencoder, but a model of samples"):
         train(latent("kind", tree={"codec": {"run": str(train(tiny("points"), "x").folder)}}), "x")
     with pytest.raises(UsageError, match="is an autoencoder, which makes no samples"):

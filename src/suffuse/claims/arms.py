@@ -43,6 +43,7 @@ from suffuse.training.world import choose_device
 __all__ = ["Cell", "Work", "exact_identity", "measure_identity", "model_folder", "model_identity", "recipe_of", "work"]
 
 _DONE = "arm.json"
+_RESULTS = "src/suffuse/claims/results"
 _VERSION = 1
 # Of a recipe: what cannot change the trained weights.
 _ASIDE = ("about", "technique", "out", "sampling", "evaluation")
@@ -214,7 +215,10 @@ def _commit() -> str:
     place = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*place, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*place, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        # Results that this very check has written are no changes to what computes them.
+        others = ["--", ":/", f":(exclude,top){_RESULTS}"]
+        told = [*place, "status", "--porcelain", "-uno", *others]
+        changed = subprocess.run(told, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return f"suffuse {suffuse.__version__}"
     return head.stdout.strip() + (" and changes" if changed.stdout.strip() else "")

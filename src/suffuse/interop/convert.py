@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
+from suffuse.base import files
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
-from suffuse.interop.diffusers import Imported, read_folder, write_folder
+from suffuse.interop.autoencoders import AUTOENCODER, autoencoder_from, autoencoder_to
+from suffuse.interop.diffusers import Imported, read_checkpoint, read_folder, write_checkpoint, write_folder
 from suffuse.interop.sharing_config import MODULE, Sharing, make_sharing
+from suffuse.models.codec import CodecConfig
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
-from suffuse.models.pretrained import CONFIG_FILE, load_model, save_model
+from suffuse.models.pretrained import CONFIG_FILE, load_codec, load_model, read_config, save_model
 from suffuse.process import (
     VP,
     X0,
@@ -95,8 +98,10 @@ def scheduler_of(path: PathPart, prediction: PredictionPart) -> dict[str, Any]: 
     return config | {"beta_schedule": names[path.schedule], **limits}
 
 
-def to_suffuse(folder: Path, out: Path, *, note: Callable[[str], None] = lambda text: None) -> ModelConfig:
-    """Convert a diffusers model or pipeline folder.
+def to_suffuse(
+    folder: Path, out: Path, *, note: Callable[[str], None] = lambda text: None
+) -> ModelConfig | CodecConfig:
+    """Convert a diffusers model or pipeline folder; of an autoencoder's a codec is made.
 
     Args:
         folder: With `config.json`, or a pipeline's with `model_index.json`.
@@ -108,6 +113,12 @@ def to_suffuse(folder: Path, out: Path, *, note: Callable[[str], None] = lambda 
         RunError: A broken file.
     """
     _fresh(out)
+    if (folder / CONFIG_FILE).is_file() and files.read_json(folder / CONFIG_FILE).get("_class_name") == AUTOENCODER:
+        codec, tensors, told = autoencoder_from(*read_checkpoint(folder), place=folder)
+        save_model(out, codec, tensors, {})
+        for line in told:
+            note(line)
+        return codec
     found = read_folder(folder)
     path, prediction = process_of(found.scheduler or {})
     for line in _assumed(found, folder):
@@ -177,6 +188,9 @@ def to_diffusers(
         UsageError: Something that diffusers cannot express, above all a time condition that it would forget.
     """
     _fresh(out)
+    if isinstance(read_config(folder), CodecConfig):
+        write_checkpoint(out, *autoencoder_to(load_codec(folder, weights=weights)))
+        return
     model = load_model(folder, weights=weights)
     config = model.config
     assert config is not None

@@ -30,7 +30,7 @@ from suffuse.interop.keymaps import DIT_RULES, LEGACY_NAMES, UNET_RULES, Rule, t
 from suffuse.interop.sharing_config import CLASS_PREFIX, MODULE, Sharing, mark, unmark
 from suffuse.networks import DiT, Network, NetworkPart, UNet
 
-__all__ = ["Imported", "read_folder", "write_folder"]
+__all__ = ["Imported", "read_checkpoint", "read_folder", "write_checkpoint", "write_folder"]
 
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
@@ -169,6 +169,25 @@ def write_folder(
         config = {**mark(config, sharing, stock=stock), "_class_name": CLASS_PREFIX + stock}
     _write(target, config, theirs, scheduler)
     return tuple(notes)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of a single model's folder, as they stand.
+
+    Raises:
+        UsageError: Not such a folder, or a pickle instead of safetensors.
+        RunError: A broken file.
+    """
+    return _json(folder / _CONFIG) or {}, _read_weights(folder)
+
+
+def write_checkpoint(path: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write a single model's folder, whole or not at all.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    _write(path, config, weights, None)
 
 
 def _split(

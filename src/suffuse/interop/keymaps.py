@@ -15,7 +15,7 @@ from torch import Tensor
 
 from suffuse.base.errors import UsageError
 
-__all__ = ["DIT_RULES", "LEGACY_NAMES", "UNET_RULES", "Rule", "to_ours", "to_theirs"]
+__all__ = ["AUTOENCODER_RULES", "DIT_RULES", "LEGACY_NAMES", "UNET_RULES", "Rule", "to_ours", "to_theirs"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,20 @@ DIT_RULES = (
     Rule(r"output\.linear", ("proj_out_2",)),
 )
 
+_SIDE = r"(encoder|decoder)"
+AUTOENCODER_RULES = (
+    Rule(rf"{_SIDE}\.stem", (r"\1.conv_in",)),
+    *_block(rf"{_SIDE}\.mid_in", r"\1.mid_block.resnets.0"),
+    *_attention(rf"{_SIDE}\.mid_attention", r"\1.mid_block.attentions.0"),
+    *_block(rf"{_SIDE}\.mid_out", r"\1.mid_block.resnets.1"),
+    *_block(rf"{_SIDE}\.(down|up)_(\d+)_(\d+)", r"\1.\2_blocks.\3.resnets.\4"),
+    Rule(rf"{_SIDE}\.(down|up)_(\d+)_sample\.conv", (r"\1.\2_blocks.\3.\2samplers.0.conv",)),
+    Rule(rf"{_SIDE}\.head\.norm", (r"\1.conv_norm_out",)),
+    Rule(rf"{_SIDE}\.head\.conv", (r"\1.conv_out",)),
+    Rule(r"to_moments", ("quant_conv",)),
+    Rule(r"from_latent", ("post_quant_conv",)),
+)
+
 # Attention was named like this before diffusers 0.15; public DDPM checkpoints still are.
 LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -111,7 +125,7 @@ def to_ours(
     """Read our weights out of theirs.
 
     Args:
-        rules: `UNET_RULES` or `DIT_RULES`.
+        rules: One of the tables above.
         wanted: Our names with tensors of the right shape (their values are not read).
         theirs: The checkpoint.
         layers: Number of transformer blocks.

@@ -75,12 +75,6 @@ def read_config(folder: Path) -> ModelConfig | CodecConfig:
         raise UsageError(f"{folder} holds no model: {CONFIG_FILE} is missing; give the folder of a run")
     data = files.read_json(path)
     if "_class_name" in data:
-        kind = str(data["_class_name"])
-        if kind.startswith("Autoencoder") or kind == "VQModel":
-            raise UsageError(
-                f"{folder} is an {kind} of diffusers, which is not read yet; train an autoencoder with suffuse, "
-                "such as the recipe latent256-autoencoder"
-            )
         raise UsageError(f"{path} is a diffusers configuration; run `suffuse convert {folder} --to suffuse` first")
     files.check_version(data, path=path, newest=FORMAT_VERSION)
     if data.get("kind") == "codec":

@@ -51,15 +51,18 @@ def own_codec(run: CodecRun, dataset: Dataset, folder: Path, device: torch.devic
         device: Where images are encoded.
 
     Raises:
-        UsageError: No such codec, or images of another shape.
+        UsageError: No such codec, or images that it does not take. It takes other sizes than it was trained on.
     """
     codec = load_codec(find_codec(run, folder), weights=run.weights)
     assert codec.config is not None
-    if codec.config.shape != dataset.shape:
+    if codec.config.shape[:1] != dataset.shape[:1] or len(dataset.shape) != 3:
         raise UsageError(
             f"codec {run.run} takes images of {codec.config.shape}, but the data have {dataset.shape}; change "
-            "data.size and data.channels, or train another autoencoder"
+            "data.channels, or train another autoencoder"
         )
+    if codec.config.shape != dataset.shape:  # convolutions take any size that they can halve
+        codec.config.network.latent_shape(dataset.shape)
+        codec.config = codec.config.replace(shape=dataset.shape)
     if is_copy(run):
         return run
     if run.std is not None:
