@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmarks.networks import DIGITS, RGB32
 from benchmarks.timing import alternate, ratio
@@ -16,6 +17,7 @@ from suffuse.base.randomness import Draws
 from suffuse.models.config import ModelConfig
 from suffuse.models.flow_map import FlowMap
 from suffuse.networks import MLP, NetworkPart
+from suffuse.networks.blocks.dropout import Dropout
 from suffuse.objectives import Consistency
 from suffuse.process import EDM, ConsistencyPrediction, GridPairs, LogSigma, OptimalTransport
 from suffuse.process.curriculum import Fixed
@@ -61,19 +63,30 @@ def _trainer(model: FlowMap, batch: int) -> Callable[[Tensor], object]:
 
 
 def _by_hand(model: FlowMap, batch: int) -> Callable[[Tensor], object]:
-    """Two evaluations of the bare network, backward and a step of the same optimiser: no noise, no levels, no loss."""
+    """Two evaluations of the bare network with its dropout, backward and a step of the same optimiser; no more."""
     optimiser = RAdam(model.network.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
-    told = torch.zeros(batch)
+    told, seeds = torch.zeros(batch), Draws(0, torch.arange(batch), total=batch).keys("network")
 
     def step(x0: Tensor) -> None:
         optimiser.zero_grad()
-        value = model.network(x0, told).value
+        value = model.network(x0, told, seeds=seeds).value
         with torch.no_grad():
-            target = model.network(x0, told).value
+            target = model.network(x0, told, seeds=seeds).value
         (value - target).square().mean().backward()
         optimiser.step()
 
     return step
+
+
+class _Drawn(nn.Module):
+    """torch's dropout in the place of ours: masks from the global generator."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
+        return F.dropout(x, self.p, training=self.training)
 
 
 class _Published:
@@ -84,6 +97,10 @@ class _Published:
     """
 
     def __init__(self, model: FlowMap, batch: int) -> None:
+        for module in [*model.modules()]:
+            for name, child in module.named_children():
+                if isinstance(child, Dropout):
+                    setattr(module, name, _Drawn(child.p))
         self.model = model.train()
         self.target, self.average = (copy.deepcopy(model).requires_grad_(requires_grad=False) for _ in range(2))
         self.optimiser = torch.optim.RAdam(model.parameters(), lr=1e-4)
