@@ -109,8 +109,8 @@ def test_what_cannot_be_compared_is_refused_before_sampling(make_run: MakeRun) -
         contenders([run, make_run("grey", shape=(1, 8, 8))], nfe=(2,))
     with pytest.raises(UsageError, match="nfe is 0"):
         contenders([run], nfe=(4, 0))
-    with pytest.raises(UsageError, match="solver 'hoin' does not exist; did you mean 'heun'"):
-        contenders([run], nfe=(4,), solvers=("ddim", "hoin"))
+    with pytest.raises(UsageError, match="solver 'heunn' does not exist; did you mean 'heun'"):
+        contenders([run], nfe=(4,), solvers=("ddim", "heunn"))
 
 
 def test_a_comparison_is_kept_with_its_plot(compared: Compared, tmp_path: Path) -> None:
