@@ -210,6 +210,12 @@ PAPERS: dict[str, Paper] = {
     "liu2022pndm": Paper(
         "Liu et al.", "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, "arXiv 2202.09778"
     ),
+    "sadat2025apg": Paper(
+        "Sadat et al.",
+        "Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models",
+        2025,
+        "arXiv 2410.02416",
+    ),
     "xue2023sasolver": Paper(
         "Xue et al.",
         "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models",

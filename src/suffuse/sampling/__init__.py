@@ -4,7 +4,7 @@ from typing import Annotated
 
 from suffuse.base.part import Joint
 from suffuse.sampling.grid import GridPart, Karras, ListedTimes, LogSNR, Quadratic, Uniform
-from suffuse.sampling.guidance import CFG, Guidance, GuidancePart, NoGuidance
+from suffuse.sampling.guidance import APG, CFG, Guidance, GuidancePart, NoGuidance, scale_from
 from suffuse.sampling.loop import Model, Samples, sample, sample_batches
 from suffuse.sampling.solvers import (
     DDIM,
@@ -30,6 +30,7 @@ from suffuse.sampling.solvers import (
 )
 
 __all__ = [
+    "APG",
     "CFG",
     "DDIM",
     "DDPM",
@@ -64,6 +65,7 @@ __all__ = [
     "Uniform",
     "sample",
     "sample_batches",
+    "scale_from",
     "transfer",
 ]
 

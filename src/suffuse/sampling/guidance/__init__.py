@@ -4,8 +4,9 @@ from typing import Annotated
 
 from suffuse.base.part import Joint
 from suffuse.sampling.guidance.base import Denoise, GuidancePart, NoGuidance
-from suffuse.sampling.guidance.classifier_free import CFG
+from suffuse.sampling.guidance.classifier_free import CFG, scale_from
+from suffuse.sampling.guidance.projected import APG
 
-__all__ = ["CFG", "Denoise", "Guidance", "GuidancePart", "NoGuidance"]
+__all__ = ["APG", "CFG", "Denoise", "Guidance", "GuidancePart", "NoGuidance", "scale_from"]
 
-Guidance = Annotated[GuidancePart, Joint("guidance", NoGuidance, CFG)]
+Guidance = Annotated[GuidancePart, Joint("guidance", NoGuidance, CFG, APG)]

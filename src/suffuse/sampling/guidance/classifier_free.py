@@ -1,35 +1,69 @@
-"""Classifier-free guidance, everywhere or within an interval of noise levels."""
+"""Classifier-free guidance, everywhere or within an interval of noise levels, and its rescaled form."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
-from suffuse.base.errors import UsageError
-from suffuse.process import PathPart
+from suffuse.base.errors import UsageError, unknown_name
+from suffuse.process import Level, PathPart
 from suffuse.sampling.guidance.base import Denoise, GuidancePart
 from suffuse.sampling.solvers.base import Estimate
 
-__all__ = ["CFG"]
+__all__ = ["CFG", "Combine", "scale_from"]
+
+Combine = Callable[[Tensor, Tensor, Tensor, Level, Call], Tensor]
+"""(noisy sample, estimate without condition, estimate with it, level, call) -> guided estimate."""
+
+# What a number means elsewhere, over our scale: added to it.
+_CONVENTIONS = {
+    "scale": 0.0,  # Imagen, GLIDE, latent diffusion, DiT, EDM2, diffusers' guidance_scale
+    "paper": 1.0,  # ho2022cfg's w: (1 + w) cond - w uncond
+    "classifier": 0.0,  # classifier guidance on an unconditional network
+    "classifier_conditional": 1.0,  # classifier guidance on a conditional one
+    "perturbed": 1.0,  # D + s (D - D_bad), as perturbed-attention guidance writes it
+}
+
+
+def scale_from(value: float, convention: str) -> float:
+    """Our scale (1 none, 0 unconditional) for a number in another convention.
+
+    Args:
+        value: The number.
+        convention: `scale` is ours, and that of Imagen, latent diffusion, DiT and diffusers; `paper` is ho2022cfg's w;
+            `classifier` and `classifier_conditional` are scales of classifier guidance on an unconditional and on a
+            conditional network; `perturbed` is s in D + s (D - D_bad).
+
+    Raises:
+        UsageError: No such convention.
+    """
+    if convention not in _CONVENTIONS:
+        raise unknown_name("convention of guidance scales", convention, _CONVENTIONS)
+    return value + _CONVENTIONS[convention]
 
 
 class CFG(GuidancePart):
     """D = D_uncond + scale (D_cond - D_uncond).
 
-    Scale 1 means none and makes one call, bit-equal to the plain model. The paper's w is scale - 1.
+    Scale 1 means none and makes one call, bit-equal to the plain model. Other conventions: `scale_from`.
 
-    Source: ho2022cfg, Eq. 6; the interval: kynkaanniemi2024interval, Eq. 5.
+    Source: ho2022cfg, Eq. 6; the interval: kynkaanniemi2024interval, Eq. 5; rescaling: lin2024flawed, Eqs. 14 to 16.
 
     Attributes:
         scale: 1 none, 0 unconditional, above 1 sharper.
         above: Guide only where sigma / alpha is greater than this.
         up_to: Guide only where sigma / alpha is at most this.
         together: Evaluate both halves as one batch of 2B; else one after the other, with half the memory.
+        rescale: Share of the guided estimate that is brought back to the deviation of the conditional one; 0.7 in the
+            source.
+        rescale_in: Of what the deviations are: v as in the source, the data or the noise; it matters which.
     """
 
     kind: Literal["cfg"] = "cfg"
@@ -37,6 +71,8 @@ class CFG(GuidancePart):
     above: float = Field(default=0.0, ge=0)
     up_to: float = Field(default=math.inf, gt=0)
     together: bool = True
+    rescale: float = Field(default=0.0, ge=0, le=1)
+    rescale_in: Literal["v", "x0", "eps"] = "v"
 
     @model_validator(mode="after")
     def _interval(self) -> CFG:
@@ -49,23 +85,49 @@ class CFG(GuidancePart):
         """Two, or one at scale 1 or 0."""
         return 1 if self.scale in (0.0, 1.0) else 2
 
+    def combiner(self) -> Combine:
+        """How estimates become one; made anew for each trajectory, so that it may remember."""
+        return self._combined
+
     def bind(self, denoise: Denoise, path: PathPart) -> Denoise:
         """Wrap; the interval is read off the path."""
+        combine = self.combiner()
 
         def guided(x: Tensor, t: float, cond: Conditions | None, call: Call) -> Estimate:
             if self.scale == 1.0:
                 return denoise(x, t, cond, call)
             if not cond:
                 raise UsageError(f"cfg with scale {self.scale:g} needs conditions; give them, or use scale 1")
-            lam = float(path.level(t).half_log_snr)
-            if not self.above < math.exp(-lam) <= self.up_to:
+            level = path.level(t)
+            if not self.above < math.exp(-float(level.half_log_snr)) <= self.up_to:
                 return denoise(x, t, cond, call)
             if self.scale == 0.0:
                 return denoise(x, t, cond.absent(), call.replace(streams=("uncond",)))
             uncond, given = self._halves(denoise, x, t, cond, call)
-            return Estimate(uncond.lerp(given, self.scale))
+            return Estimate(combine(x, uncond, given, level, call))
 
         return guided
+
+    def _combined(self, x: Tensor, uncond: Tensor, given: Tensor, level: Level, call: Call) -> Tensor:
+        guided = uncond.lerp(given, self.scale)
+        return guided if self.rescale == 0 else self._rescaled(x, guided, given, level)
+
+    def _rescaled(self, x: Tensor, guided: Tensor, given: Tensor, level: Level) -> Tensor:
+        """The guided estimate with its deviation brought towards that of the conditional one: (B, ...)."""
+        # Each of the three is b x + a x0; what the estimate is in it, and back.
+        alpha, sigma = float(level.alpha), float(level.sigma)
+        a, b = {
+            "x0": (1.0, 0.0),
+            "eps": (-alpha / sigma, 1 / sigma),
+            "v": (-(alpha**2) / sigma - sigma, alpha / sigma),
+        }[self.rescale_in]
+        if abs(a) < 1e-8:  # the noise of a sample that is all noise, whatever the estimate
+            return guided
+        both = [b * x + a * x0 for x0 in (guided, given)]
+        dims = list(range(1, x.ndim))
+        stds = [torch.std(value, dim=dims, keepdim=True) for value in both]
+        factor = self.rescale * stds[1] / stds[0].clamp_min(1e-12) + (1 - self.rescale)
+        return (both[0] * factor - b * x) / a
 
     def _halves(self, denoise: Denoise, x: Tensor, t: float, cond: Conditions, call: Call) -> tuple[Tensor, Tensor]:
         """Estimates without and with the condition, (B, ...) each."""
