@@ -12,7 +12,18 @@ from torch import Tensor
 from suffuse.base.errors import UsageError
 from suffuse.base.part import Part, parse
 from suffuse.process import EDM, VP, Flow, PathPart
-from suffuse.sampling import Grid, GridPart, Karras, ListedTimes, LogSNR, Quadratic, Uniform
+from suffuse.sampling import (
+    AlignYourSteps,
+    BetaLaw,
+    Grid,
+    GridPart,
+    Karras,
+    ListedTimes,
+    LogSNR,
+    Quadratic,
+    Shifted,
+    Uniform,
+)
 
 TABLE = VP(steps=1000)
 
@@ -82,13 +93,13 @@ def test_ramps_end_at_the_end(grid: type[GridPart]) -> None:
 def test_one_step_starts_at_the_noise() -> None:
     for path in (EDM(), VP(), TABLE, Flow(t_end=0.99)):
         for part in get_args(Grid)[1].parts.values():
-            if part is not ListedTimes:
+            if part not in (ListedTimes, AlignYourSteps):  # which start where they are told to
                 start = min(0.8 * (path.indices or path.t_max), path.t_max) if part is Quadratic else path.t_max
                 assert part(steps=1).times(path) == (pytest.approx(start), path.t_clean)
 
 
 def test_every_grid_survives_json_and_falls_to_its_end() -> None:
-    path = VP(steps=1000, beta_max=0.01)
+    path = VP(schedule="scaled_linear", steps=1000)
     for part in get_args(Grid)[1].parts.values():
         grid = part(listed=(900.0, 20.5)) if part is ListedTimes else part(steps=13)
         times = grid.times(path)
@@ -142,3 +153,42 @@ def test_grids_that_do_not_exist_say_why() -> None:
 def test_wrong_fields_are_named(part: type[Part], fields: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(part, fields)
+
+
+def test_shifted_is_sd3s_formula_on_the_flow_path_and_the_same_levels_elsewhere() -> None:
+    times = torch.tensor(Shifted(steps=8, shift=3.0).times(Flow()), dtype=torch.float64)
+    even = torch.linspace(1, 0, 9, dtype=torch.float64)
+    torch.testing.assert_close(times, 3 * even / (1 + 2 * even), rtol=1e-12, atol=1e-12)
+    for path in (VP(), TABLE):
+        shifted = _rho(path, Shifted(steps=6).times(path)[:-1])
+        assert shifted[0].item() == pytest.approx(_rho(path, (path.t_max,)).item())
+        before = path.t_of((3 / shifted).log())  # a third of each level: even times
+        assert before.diff().tolist() == pytest.approx([float(before.diff().mean())] * 5, rel=1e-5)
+    assert Shifted(steps=5, shift=1.0).times(Flow()) == pytest.approx(Uniform(steps=5).times(Flow()))
+
+
+def test_align_your_steps_is_the_printed_table() -> None:
+    path = VP(schedule="scaled_linear", steps=1000)
+    # The indices that were printed with the levels of Stable Diffusion 1.5.
+    printed = (999, 850, 736, 645, 545, 455, 343, 233, 124, 24)
+    assert AlignYourSteps().times(path)[:-1] == pytest.approx(printed, abs=1.5)
+    video = _rho(EDM(sigma_max=800.0), AlignYourSteps(model="svd").times(EDM(sigma_max=800.0))[:-1])
+    assert video.tolist() == pytest.approx((700, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034))
+    more = _rho(path, AlignYourSteps(steps=19).times(path)[:-1])
+    few = _rho(path, AlignYourSteps().times(path)[:-1])
+    torch.testing.assert_close(more[::2], few)
+    torch.testing.assert_close(more[1::2], (few[1:] * few[:-1]).sqrt(), rtol=1e-3, atol=0)
+    with pytest.raises(UsageError, match=r"asks for sigma/alpha from 0\.034 to 700"):
+        AlignYourSteps(model="svd").times(path)
+
+
+def test_the_beta_law_is_dense_at_both_ends() -> None:
+    found = _rho(EDM(), BetaLaw(steps=21).times(EDM())[:-1])
+    assert found[0].item() == pytest.approx(80.0)
+    assert found[-1].item() == pytest.approx(0.002)
+    gaps = -found.diff()
+    assert gaps[10] > 3 * gaps[0]
+    assert gaps[10] > 3 * gaps[-1]
+    torch.testing.assert_close(found + found.flip(0), torch.full_like(found, 80.002), rtol=1e-9, atol=1e-9)
+    with pytest.raises(UsageError, match="needs a finite range of noise"):
+        BetaLaw().times(Flow())

@@ -216,6 +216,15 @@ PAPERS: dict[str, Paper] = {
         2025,
         "arXiv 2410.02416",
     ),
+    "sabour2024ays": Paper(
+        "Sabour et al.", "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models", 2024, "arXiv 2404.14507"
+    ),
+    "lee2024beta": Paper(
+        "Lee et al.",
+        "Beta Sampling is All You Need: Efficient Image Generation for Diffusion Models",
+        2024,
+        "arXiv 2407.12173",
+    ),
     "xue2023sasolver": Paper(
         "Xue et al.",
         "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from suffuse.base.part import Joint
 from suffuse.sampling.grid import GridPart, Karras, ListedTimes, LogSNR, Quadratic, Uniform
+from suffuse.sampling.grid_laws import AlignYourSteps, BetaLaw, Shifted
 from suffuse.sampling.guidance import APG, CFG, Guidance, GuidancePart, NoGuidance, scale_from
 from suffuse.sampling.loop import Model, Samples, sample, sample_batches
 from suffuse.sampling.solvers import (
@@ -38,6 +39,8 @@ __all__ = [
     "PLMS",
     "RK4",
     "Adaptive",
+    "AlignYourSteps",
+    "BetaLaw",
     "Consistency",
     "DPMSolver",
     "DPMSolverPP",
@@ -59,6 +62,7 @@ __all__ = [
     "Quadratic",
     "SASolver",
     "Samples",
+    "Shifted",
     "Solver",
     "SolverPart",
     "UniPC",
@@ -69,4 +73,6 @@ __all__ = [
     "transfer",
 ]
 
-Grid = Annotated[GridPart, Joint("grid", Uniform, Quadratic, Karras, LogSNR, ListedTimes)]
+Grid = Annotated[
+    GridPart, Joint("grid", Uniform, Quadratic, Karras, LogSNR, Shifted, AlignYourSteps, BetaLaw, ListedTimes)
+]
