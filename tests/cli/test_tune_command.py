@@ -66,7 +66,40 @@ def test_mistakes_are_named(suffuse: Command, few_step: Path, words: tuple[objec
     assert "Traceback" not in said.err
 
 
-def test_a_denoiser_has_no_times_to_search(suffuse: Command, labelled: Path) -> None:
-    said = suffuse("tune", labelled)
-    assert said.code == 2
-    assert "is a denoiser; compare its solvers" in said.err
+@pytest.fixture(scope="module")
+def denoiser(suffuse: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A denoiser of points, trained for a second."""
+    folder = tmp_path_factory.mktemp("tune") / "denoiser"
+    changes = ["steps=150", "batch=64", "network.width=32", "network.depth=2", "data.count=500", "device=cpu"]
+    said = suffuse("train", "ring-edm", f"out={folder}", *changes, "training.ema=[2000]")
+    assert said.code == 0, said.err
+    return folder
+
+
+def test_a_denoiser_s_solver_and_grid_are_searched_within_a_budget(suffuse: Command, denoiser: Path) -> None:
+    said = suffuse("tune", denoiser, "--budget", 0.3, "--n", 100, "--json")
+    assert said.code == 0, said.err
+    facts = json.loads(said.out)
+    assert Path(facts["file"]) == denoiser / "presets" / "budget-0.3.json"
+    assert facts["tried"] > 20
+    assert " on " in facts["way"]
+    made = suffuse("sample", denoiser, "--preset", "budget-0.3", "--n", 4, "--json")
+    assert made.code == 0, made.err
+    shown = json.loads(made.out)
+    assert shown["nfe"] <= facts["nfe"]
+    assert f"{shown['solver']} on {shown['grid']}" == facts["way"]
+    tried = [line for line in said.err.splitlines() if " on " in line]
+    distances = [float(line.rsplit(" ", 1)[1]) for line in tried]
+    assert min(distances) == pytest.approx(distances[[line.startswith(facts["way"]) for line in tried].index(True)])
+
+
+def test_a_cost_is_said_once_and_can_be_met(suffuse: Command, denoiser: Path, few_step: Path) -> None:
+    for words, message in (
+        ((denoiser, "--nfe", 4, "--budget", 0.5), "give one of them"),
+        ((denoiser, "--budget", 1.5), "above 0 and at most 1"),
+        ((denoiser, "--budget", 0.001), "leaves none; raise it"),
+        ((few_step, "--budget", 0.5), "one evaluation starts at pure noise"),
+    ):
+        said = suffuse("tune", *words)
+        assert said.code == 2
+        assert message in said.err

@@ -32,14 +32,14 @@ class Tuned:
         before: Distance of the run's own way at the same cost, on fresh noise.
         after: Distance of the way found, on the same fresh noise.
         headline: The distance.
-        tried: (sigma / alpha of the intermediate times, distance) in the order of trial.
+        tried: (the way in words, distance) in the order of trial.
     """
 
     preset: Preset
     before: float
     after: float
     headline: str
-    tried: tuple[tuple[tuple[float, ...], float], ...]
+    tried: tuple[tuple[str, float], ...]
 
 
 def tune_times(
@@ -50,7 +50,7 @@ def tune_times(
     samples: int = 1000,
     seed: int = 1,
     tries: int = 14,
-    on_try: Callable[[tuple[float, ...], float], None] = lambda levels, distance: None,
+    on_try: Callable[[str, float], None] = lambda way, distance: None,
 ) -> Tuned:
     """Search the intermediate noise levels of `nfe` evaluations, one after the other from the noisiest.
 
@@ -73,8 +73,8 @@ def tune_times(
     """
     if run.model.estimate != "endpoint":
         raise UsageError(
-            f"tune --nfe searches the times of consistency models, but {run.folder} is a denoiser; compare its solvers "
-            "with `suffuse compare`"
+            f"the times of consistency models are searched, but {run.folder} is a denoiser; search its solver and grid "
+            "with tune_solver"
         )
     own = settle(run, Wanted(nfe=nfe))  # refuses what cannot be sampled, before anything is searched
     evaluations, least = nfe // own.guidance.most_evaluations, 2 * own.guidance.most_evaluations
@@ -92,6 +92,7 @@ def tune_times(
     before, after = (search.distance(way, seed + 1) for way in (own, settings))
     found = {
         "nfe": nfe,
+        "way": f"sigma/alpha {', '.join(f'{level:.3g}' for level in levels)}",
         "levels": list(levels),
         "weights": run.config.weights,
         "measure": judge.headline,
@@ -106,10 +107,10 @@ def tune_times(
 
 class _Search:
     def __init__(
-        self, run: OpenRun, judge: Judge, samples: int, seed: int, on_try: Callable[[tuple[float, ...], float], None]
+        self, run: OpenRun, judge: Judge, samples: int, seed: int, on_try: Callable[[str, float], None]
     ) -> None:
         self.run, self.judge, self.samples, self.seed, self.on_try = run, judge, samples, seed, on_try
-        self.tried: list[tuple[tuple[float, ...], float]] = []
+        self.tried: list[tuple[str, float]] = []
 
     def settings(self, levels: tuple[float, ...]) -> SamplingSettings:
         """Sampling that stops at these sigma / alpha after the start."""
@@ -133,8 +134,9 @@ class _Search:
         def scored(log_r: float) -> float:
             levels = (*above, math.exp(log_r))
             value = self.distance(self.settings(levels), self.seed)
-            self.tried.append((levels, value))
-            self.on_try(levels, value)
+            way = f"sigma/alpha {', '.join(f'{level:.3g}' for level in levels)}"
+            self.tried.append((way, value))
+            self.on_try(way, value)
             return value
 
         places = [low + (high - low) * (i + 0.5) / _SCANNED for i in range(_SCANNED)]

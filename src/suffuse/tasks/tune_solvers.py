@@ -1,0 +1,160 @@
+"""Tune a denoiser: search solver and grid for the smallest distance at a cost in network evaluations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from suffuse.base.errors import UsageError
+from suffuse.sampling import (
+    DDIM,
+    DDPM,
+    DEIS,
+    PLMS,
+    DPMSolver,
+    DPMSolverPP,
+    GridPart,
+    Heun,
+    Karras,
+    LogSNR,
+    Quadratic,
+    Shifted,
+    SolverPart,
+    Uniform,
+    UniPC,
+)
+from suffuse.tasks.generate import generate
+from suffuse.tasks.judge import Judge, ruler_of
+from suffuse.tasks.presets import Preset
+from suffuse.tasks.runs import OpenRun, Wanted, named, settle
+from suffuse.tasks.tune import Tuned
+from suffuse.training.settings import SamplingSettings
+
+__all__ = ["cost_of", "nfe_within", "tune_solver"]
+
+_SOLVERS: tuple[SolverPart, ...] = (
+    DDIM(),
+    DDPM(),
+    Heun(),
+    DPMSolver(order=2, form="data"),
+    DPMSolver(order=3, form="data"),
+    DPMSolverPP(order=2),
+    DPMSolverPP(order=3),
+    DPMSolverPP(order=2, sde=True),
+    UniPC(order=2),
+    UniPC(order=3),
+    DEIS(order=2),
+    DEIS(order=3),
+    PLMS(),
+)
+_GRIDS: tuple[GridPart, ...] = (Uniform(), Quadratic(), Karras(), LogSNR(), Shifted())
+_FIRST = 4  # a first look takes so many times fewer samples ...
+_KEPT = 0.2  # ... and leaves this share of the ways, at least so many:
+_LEAST = 4
+
+
+def cost_of(settings: SamplingSettings, run: OpenRun) -> int:
+    """Network evaluations a sample that settings take, guidance included."""
+    path = run.config.path
+    to_clean = float(path.level(settings.grid.last(path)).sigma) == 0
+    return settings.solver.evaluations(settings.grid.steps, to_clean=to_clean) * settings.guidance.most_evaluations
+
+
+def nfe_within(run: OpenRun, budget: float) -> int:
+    """The evaluations of a share of what the run's own way of sampling takes.
+
+    Raises:
+        UsageError: The share is not between 0 and 1, or leaves no evaluation.
+    """
+    if not 0 < budget <= 1:
+        raise UsageError(f"budget is {budget:g}; it is a share of the run's own cost, above 0 and at most 1")
+    own = settle(run, Wanted())
+    full = cost_of(own, run)
+    nfe = math.floor(budget * full + 1e-9)
+    if nfe < own.guidance.most_evaluations:
+        raise UsageError(f"budget {budget:g} of the run's own {full} evaluations leaves none; raise it")
+    return nfe
+
+
+def tune_solver(
+    run: OpenRun,
+    judge: Judge,
+    nfe: int,
+    *,
+    name: str,
+    samples: int = 1000,
+    seed: int = 1,
+    on_try: Callable[[str, float], None] = lambda way, distance: None,
+) -> Tuned:
+    """Search solver and grid for `nfe` evaluations.
+
+    All ways are looked at with a few samples, the best again with all; they share their noise, and what is reported is
+    measured on fresh noise.
+
+    Args:
+        run: A denoiser.
+        judge: Reference data and feature space.
+        nfe: Network evaluations per sample at most, guidance included.
+        name: Of the preset.
+        samples: How many, each time in the second round.
+        seed: Of the samples while searching; the next one is that of the report.
+        on_try: Told each trial of the second round.
+
+    Raises:
+        UsageError: The run is a consistency model, or cannot be sampled in so few evaluations.
+    """
+    if run.model.estimate != "mean":
+        raise UsageError(
+            f"{run.folder} is a consistency model, which no solver steps through; give --nfe, not --budget"
+        )
+    own = settle(run, Wanted(nfe=nfe))
+    ways = [own, *(way for way in _ways(run, nfe) if way != own)]
+
+    def score(way: SamplingSettings, count: int, from_seed: int) -> float:
+        made = generate(run, count, way, seed=from_seed)
+        return judge.distance(made, ruler_of(run, way, made, from_seed)).value
+
+    few = max(samples // _FIRST, min(samples, judge.least))
+    first = sorted(ways, key=lambda way: _bad(score(way, few, seed)))
+    best: list[tuple[float, SamplingSettings]] = []
+    for way in first[: max(_LEAST, math.ceil(_KEPT * len(ways)))]:
+        value = _bad(score(way, samples, seed))
+        on_try(_words(way), value)
+        best.append((value, way))
+    found = min(best, key=lambda pair: pair[0])[1]
+    before, after = (score(way, samples, seed + 1) for way in (own, found))
+    told = {
+        "nfe": nfe,
+        "tried": len(ways),
+        "way": _words(found),
+        "weights": run.config.weights,
+        "measure": judge.headline,
+        "samples": samples,
+        "seed": seed,
+        "before": before,
+        "after": after,
+    }
+    return Tuned(Preset(name, found, told), before, after, judge.headline, tuple((_words(w), v) for v, w in best))
+
+
+def _bad(value: float) -> float:
+    """Distances of ways that blew up come last."""
+    return value if math.isfinite(value) else math.inf
+
+
+def _words(way: SamplingSettings) -> str:
+    return f"{named(way.solver)} on {named(way.grid)}"
+
+
+def _ways(run: OpenRun, nfe: int) -> Sequence[SamplingSettings]:
+    """All solvers on all grids that the run's path and the cost allow."""
+    found = []
+    for solver, grid in itertools.product(_SOLVERS, _GRIDS):
+        plain = grid.dump()
+        del plain["steps"]
+        try:
+            found.append(settle(run, Wanted(solver=solver.dump(), grid=plain, nfe=nfe)))
+        except UsageError:  # not on this path, or not even one step at this cost
+            continue
+    return found
