@@ -34,7 +34,7 @@ def _shown(interval: Interval) -> str:
 def values_table(experiment: Experiment, values: Values) -> str:
     """Arms down, values across: means over seeds with half of their 95 % interval."""
     measured = {name for rows in values.values() for row in rows.values() for name in row}
-    columns = [name for name in experiment.columns if name in measured]
+    columns = [name for name in experiment.columns or _named(experiment) if name in measured]
     lines = [f"| arm | seeds | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
     for arm in experiment.arms:
         rows = values[arm.name]
@@ -45,6 +45,12 @@ def values_table(experiment: Experiment, values: Values) -> str:
         note = f" ({arm.note})" if isinstance(arm, Arm) and arm.note else ""
         lines.append(f"| {arm.name}{note} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _named(experiment: Experiment) -> tuple[str, ...]:
+    """Values that the criteria speak of, in their order."""
+    values = [value for criterion in experiment.criteria for value in (criterion.value, criterion.over_value)]
+    return tuple(dict.fromkeys(value for value in values if value is not None))
 
 
 def verdicts(found: Status) -> str:
