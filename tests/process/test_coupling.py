@@ -61,7 +61,7 @@ def test_degenerate_batches() -> None:
 def test_a_batch_with_one_sample_of_each_class_has_hardly_anything_to_exchange() -> None:
     told = OptimalTransport().remark(19, classes=10)
     assert told is not None
-    assert "hardly two samples of each of 10 classes to exchange noise; raise training.batch to 20" in told
+    assert "hardly two samples of each of 10 classes to exchange noise; raise it to 20 at least" in told
     assert OptimalTransport().remark(20, classes=10) is None
     assert OptimalTransport(within="batch").remark(2, classes=10) is None
     assert Independent().remark(2, classes=10) is None
