@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,7 +17,7 @@ from suffuse.tasks.presets import Preset
 from suffuse.tasks.runs import OpenRun, Wanted, settle
 from suffuse.training.settings import SamplingSettings
 
-__all__ = ["Tuned", "tune_times"]
+__all__ = ["Tuned", "tune_times", "tuned"]
 
 _SCANNED = 6  # levels that are looked at before a search between the best one's neighbours
 _LOWEST = 0.02  # sigma / alpha: below it a second evaluation changes nothing that can be seen
@@ -90,19 +90,31 @@ def tune_times(
         levels = (*levels, search.next_level(levels, tries))
     settings = search.settings(levels)
     before, after = (search.distance(way, seed + 1) for way in (own, settings))
-    found = {
-        "nfe": nfe,
-        "way": f"sigma/alpha {', '.join(f'{level:.3g}' for level in levels)}",
-        "levels": list(levels),
-        "weights": run.config.weights,
-        "measure": judge.headline,
-        "samples": samples,
-        "seed": seed,
-        "before": before,
-        "after": after,
-    }
-    preset = Preset(f"nfe-{nfe}", settings, found)
-    return Tuned(preset, before, after, judge.headline, tuple(search.tried))
+    way = f"sigma/alpha {', '.join(f'{level:.3g}' for level in levels)}"
+    preset = Preset(f"nfe-{nfe}", settings, {"nfe": nfe, "way": way, "levels": list(levels)})
+    return tuned(preset, run, judge, samples, seed, (before, after), search.tried)
+
+
+def tuned(
+    preset: Preset,
+    run: OpenRun,
+    judge: Judge,
+    samples: int,
+    seed: int,
+    scores: tuple[float, float],
+    tried: Sequence[tuple[str, float]],
+) -> Tuned:
+    """What a search found, with what it was searched by written into the preset.
+
+    Args:
+        preset: The way, with what was searched.
+        run, judge, samples, seed: By what.
+        scores: Distances of the run's own way and of the one found, on fresh noise.
+        tried: Ways in words, with their distances.
+    """
+    by = {"weights": run.config.weights, "measure": judge.headline, "samples": samples, "seed": seed}
+    found = {**preset.found, **by, "before": scores[0], "after": scores[1]}
+    return Tuned(replace(preset, found=found), *scores, judge.headline, tuple(tried))
 
 
 class _Search:

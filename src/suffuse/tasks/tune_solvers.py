@@ -28,7 +28,7 @@ from suffuse.tasks.generate import generate
 from suffuse.tasks.judge import Judge, ruler_of
 from suffuse.tasks.presets import Preset
 from suffuse.tasks.runs import OpenRun, Wanted, named, settle
-from suffuse.tasks.tune import Tuned
+from suffuse.tasks.tune import Tuned, tuned
 from suffuse.training.settings import SamplingSettings
 
 __all__ = ["cost_of", "nfe_within", "tune_solver"]
@@ -113,34 +113,21 @@ def tune_solver(
 
     def score(way: SamplingSettings, count: int, from_seed: int) -> float:
         made = generate(run, count, way, seed=from_seed)
+        if not made.x.isfinite().all():  # it blew up: no judge takes such samples, and it comes last
+            return math.inf
         return judge.distance(made, ruler_of(run, way, made, from_seed)).value
 
     few = max(samples // _FIRST, min(samples, judge.least))
-    first = sorted(ways, key=lambda way: _bad(score(way, few, seed)))
+    first = sorted(ways, key=lambda way: score(way, few, seed))
     best: list[tuple[float, SamplingSettings]] = []
     for way in first[: max(_LEAST, math.ceil(_KEPT * len(ways)))]:
-        value = _bad(score(way, samples, seed))
+        value = score(way, samples, seed)
         on_try(_words(way), value)
         best.append((value, way))
     found = min(best, key=lambda pair: pair[0])[1]
     before, after = (score(way, samples, seed + 1) for way in (own, found))
-    told = {
-        "nfe": nfe,
-        "tried": len(ways),
-        "way": _words(found),
-        "weights": run.config.weights,
-        "measure": judge.headline,
-        "samples": samples,
-        "seed": seed,
-        "before": before,
-        "after": after,
-    }
-    return Tuned(Preset(name, found, told), before, after, judge.headline, tuple((_words(w), v) for v, w in best))
-
-
-def _bad(value: float) -> float:
-    """Distances of ways that blew up come last."""
-    return value if math.isfinite(value) else math.inf
+    preset = Preset(name, found, {"nfe": nfe, "tried": len(ways), "way": _words(found)})
+    return tuned(preset, run, judge, samples, seed, (before, after), [(_words(way), value) for value, way in best])
 
 
 def _words(way: SamplingSettings) -> str:

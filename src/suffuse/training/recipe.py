@@ -10,14 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from suffuse.base.errors import UsageError
-from suffuse.data import Dataset, Loader
+from suffuse.data import Dataset
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ConditionerConfig, ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks import MLP, NetworkConfig, UNet, count_parameters
 from suffuse.objectives import Denoising, ObjectiveConfig
 from suffuse.objectives.frozen import FrozenRun
-from suffuse.process import Coupling, Identity, Independent, Path, Prediction, TimeCondition
+from suffuse.process import Coupling, CouplingPart, Identity, Independent, Path, Prediction, TimeCondition
 from suffuse.process.compose import check_process
 from suffuse.sampling import sample
 from suffuse.training.latents import CodecRun
@@ -25,7 +25,6 @@ from suffuse.training.measured import deviation
 from suffuse.training.recipe_base import RecipePart, Resolved
 from suffuse.training.sample_conditions import sample_conditions
 from suffuse.training.settings import SamplingSettings
-from suffuse.training.world import World
 
 __all__ = ["Recipe"]
 
@@ -97,19 +96,10 @@ class Recipe(RecipePart):
         if not isinstance(self.conditioner, str):
             self.check_guidance(self.conditioner)
 
-    def loader(self, dataset: Dataset, world: World) -> Loader:
-        """The batches of this run, each sample with the noise that the coupling chose."""
-        settings = self.training
-        return Loader(
-            dataset,
-            batch=settings.batch,
-            seed=settings.seed,
-            rank=world.rank,
-            world=world.size,
-            flip=settings.flip,
-            coupling=self.coupling,
-            labelled=self.labelled,
-        )
+    @property
+    def pairing(self) -> tuple[CouplingPart, bool]:
+        """The coupling, by classes where the model is told them."""
+        return self.coupling, self.labelled
 
     @property
     def labelled(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from suffuse.base.part import Part
 from suffuse.data import Data, Dataset, Loader
+from suffuse.process import CouplingPart, Independent
 from suffuse.training.settings import EvaluationSettings, OptimiserSettings, TrainingSettings
 from suffuse.training.world import World
 
@@ -69,9 +70,14 @@ class RecipePart(Part, abc.ABC):
             UsageError: Recipe and data do not go together.
         """
 
+    @property
+    def pairing(self) -> tuple[CouplingPart, bool]:
+        """Which noise goes with which sample, and whether that minds the classes."""
+        return Independent(), False
+
     def loader(self, dataset: Dataset, world: World) -> Loader:
         """The batches of this run, for one of its processes."""
-        settings = self.training
+        settings, (coupling, labelled) = self.training, self.pairing
         return Loader(
             dataset,
             batch=settings.batch,
@@ -79,6 +85,8 @@ class RecipePart(Part, abc.ABC):
             rank=world.rank,
             world=world.size,
             flip=settings.flip,
+            coupling=coupling,
+            labelled=labelled,
         )
 
     @abc.abstractmethod

@@ -337,6 +337,7 @@ class _Session:
         save_model(self.folder, config, ema.weights(primary), {name: ema.weights(name) for name in others})
         files.write_text(self.folder / "README.md", model_card(self.recipe, config, self.dataset))
 
+    @torch.no_grad()
     def _sample_sheet(self) -> None:
         """A sheet of what the primary average does."""
         shadow = copy.deepcopy(self.model)
