@@ -17,6 +17,7 @@ class Call:
     Attributes:
         step: Solver step, from 0; None outside a sampling loop.
         steps: Number of solver steps; None outside a sampling loop.
+        times: The whole grid, falling, in the path's unit, its end included; empty outside a sampling loop.
         substep: Which evaluation within the step (Heun has two).
         streams: Names of the parts stacked along the batch, such as ("uncond", "cond").
         seeds: Keys for the network's own randomness, (B,) int64; None means no randomness (dropout off).
@@ -27,6 +28,7 @@ class Call:
 
     step: int | None = None
     steps: int | None = None
+    times: tuple[float, ...] = ()
     substep: int = 0
     streams: tuple[str, ...] = ("cond",)
     seeds: Tensor | None = None

@@ -33,6 +33,7 @@ _NUMERIC = (
     "suffuse.networks",
     "suffuse.models",
     "suffuse.sampling",
+    "suffuse.acceleration",
     "suffuse.objectives",
     "suffuse.data",
     "suffuse.metrics",

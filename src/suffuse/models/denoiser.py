@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,14 @@ from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.models.conditioner import Conditioner, NoCondition
-from suffuse.networks.contract import Network
+from suffuse.networks.contract import Network, Output
 from suffuse.process import Identity, Level, PathPart, PredictionPart, TimeConditionPart, eps_of
 from suffuse.process.compose import check_process
 
 if TYPE_CHECKING:
     from suffuse.models.config import ModelConfig
 
-__all__ = ["Denoiser", "Evaluation"]
+__all__ = ["Denoiser", "Evaluation", "Planned"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,25 @@ class Evaluation:
         return eps_of(self.x, self.denoised, self.level)
 
 
+class Planned(Protocol):
+    """What evaluates a denoiser's network while a plan is applied to it, see `suffuse.acceleration`."""
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, told: Tensor, cond: Embedding, call: Call, level: Level
+    ) -> Output:
+        """The network's output.
+
+        Args:
+            denoiser: The denoiser, which has the network.
+            x: The network's input, (B, C, ...).
+            told: What it is told of the time, (B,).
+            cond: Embedded conditions.
+            call: Context of the call.
+            level: The path's coefficients.
+        """
+        ...
+
+
 class Denoiser(nn.Module):
     """x_t, t -> x0 for any network, path, prediction and time condition.
 
@@ -73,6 +92,7 @@ class Denoiser(nn.Module):
 
     estimate: ClassVar[Literal["mean", "endpoint"]] = "mean"
     config: ModelConfig | None = None
+    planned: Planned | None = None
 
     def __init__(
         self,
@@ -124,13 +144,12 @@ class Denoiser(nn.Module):
         c_skip, c_out = self.prediction.output(level.alpha, level.sigma, self.sigma_data)  # type: ignore[type-var]  # both of one kind
         c_in = self.prediction.c_in(level.alpha, level.sigma, self.sigma_data)  # type: ignore[type-var]  # both of one kind
         embedded = self.embed(cond or Conditions(), len(x), call)
-        output = self.network(
-            embedded.beside(x if isinstance(c_in, float) and c_in == 1.0 else c_in * x),
-            self.told(t, len(x)),
-            embedded,
-            seeds=call.seeds,
-            taps=call.taps,
-        )
+        scaled = embedded.beside(x if isinstance(c_in, float) and c_in == 1.0 else c_in * x)
+        told = self.told(t, len(x))
+        if self.planned is None:
+            output = self.network(scaled, told, embedded, seeds=call.seeds, taps=call.taps)
+        else:
+            output = self.planned(self, scaled, told, embedded, call, level)
         raw, aux = output.value.to(x.dtype), dict(output.aux)
         if raw.shape[1] == 2 * x.shape[1]:
             raw, aux["variance"] = raw.chunk(2, dim=1)

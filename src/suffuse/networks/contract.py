@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import unknown_name
 
-__all__ = ["Network", "Output", "needed_blocks"]
+__all__ = ["Network", "Output", "TokenMemory", "Tokens", "needed_blocks"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,62 @@ class Output:
     aux: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass
+class TokenMemory:
+    """What a network of tokens keeps, for its caller, of the tokens that do not run.
+
+    Attributes:
+        keys, values: Of all tokens by attention layer, (B, H, N, D / H) each, the latest that were computed.
+        rows: The head's output by token, (B, N, P); the latest that was computed.
+    """
+
+    keys: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+    rows: Tensor | None = None
+
+    def joined(self, layer: str, keys: Tensor, values: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens, those at `index` fresh; all of them are kept.
+
+        Args:
+            layer: Name of the attention layer.
+            keys, values: Fresh ones, (B, H, K, D / H).
+            index: Which tokens they are of, (B, K); None for all.
+        """
+        if index is not None:
+            place = index[:, None, :, None].expand_as(keys)
+            keys = self.keys[layer].scatter(2, place, keys)
+            values = self.values[layer].scatter(2, place, values)
+        self.keys[layer], self.values[layer] = keys, values
+        return keys, values
+
+    def assembled(self, rows: Tensor, index: Tensor | None) -> Tensor:
+        """Output rows of all tokens, (B, N, P), those at `index` fresh; all of them are kept."""
+        if index is not None:
+            assert self.rows is not None, "the first call with a memory runs all tokens"
+            rows = self.rows.scatter(1, index.unsqueeze(2).expand_as(rows), rows)
+        self.rows = rows
+        return rows
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Which tokens of a network run. Their queries attend to all tokens, whose keys and values the memory has.
+
+    Attributes:
+        index: Rows that run, (B, K) int64; None for all, which fills the memory.
+        memory: Of the others; the caller's, filled by a call with all tokens before the first with some.
+    """
+
+    index: Tensor | None
+    memory: TokenMemory
+
+    def picked(self, tokens: Tensor) -> Tensor:
+        """The tokens that run, (B, K, D), of all, (B, N, D)."""
+        if self.index is None:
+            return tokens
+        return tokens.gather(1, self.index.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
+
+
 class Network(nn.Module, abc.ABC):
     """Base of all networks: holds weights, no state between calls, no schedule constant.
 
@@ -36,11 +93,13 @@ class Network(nn.Module, abc.ABC):
         widths: Block name -> channels of the feature that a tap of that block returns.
         graph: Block name -> names of the blocks whose output it reads; "output" is the last one.
         cond_width: Width of the vector that conditioners must deliver.
+        takes_tokens: Whether it can run some of its tokens alone: `forward` then takes `tokens: Tokens | None`.
     """
 
     widths: dict[str, int]
     graph: dict[str, tuple[str, ...]]
     cond_width: int
+    takes_tokens: ClassVar[bool] = False
 
     @abc.abstractmethod
     def forward(

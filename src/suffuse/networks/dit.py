@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import FixedTable, TimeEmbedding, grid_positions
 from suffuse.networks.blocks.initialise import zero_weights
 from suffuse.networks.blocks.norms import modulate
-from suffuse.networks.contract import Network, Output
+from suffuse.networks.contract import Network, Output, Tokens
 from suffuse.networks.execution import call_block, execute
 from suffuse.networks.part import NetworkPart, seeded
 
@@ -149,10 +149,12 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(part.width, eps=part.mlp_norm_eps, elementwise_affine=False)
         self.mlp = _Mlp(part, 2 * layer + 1)
 
-    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, emb: Tensor, seeds: Tensor | None, tokens: Tokens | None = None, layer: str = ""
+    ) -> Tensor:
         """The residual, (B, N, D), of tokens x, (B, N, D), under the embedding's SiLU, (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(emb).unsqueeze(1).chunk(6, dim=2)
-        attended = gate1 * self.dropout(self.attend(modulate(x, self.norm1, shift1, scale1)), seeds)
+        attended = gate1 * self.dropout(self.attend(modulate(x, self.norm1, shift1, scale1), tokens, layer), seeds)
         changed = self.mlp(modulate(x + attended, self.norm2, shift2, scale2), seeds)
         return torch.addcmul(attended, gate2, changed)
 
@@ -167,9 +169,11 @@ class _Head(nn.Module):
         self.norm = nn.LayerNorm(part.width, eps=_FIXED_EPS, elementwise_affine=False)
         self.linear = nn.Linear(part.width, part.patch**2 * out_channels)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, tokens: Tokens | None = None) -> Tensor:
         shift, scale = self.modulation(emb).unsqueeze(1).chunk(2, dim=2)
         patches = self.linear(modulate(x, self.norm, shift, scale))
+        if tokens is not None:
+            patches = tokens.memory.assembled(patches, tokens.index)
         (rows, columns), p = self.grid, self.patch
         image: Tensor = patches.view(-1, rows, columns, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
         return image.reshape(-1, self.out_channels, rows * p, columns * p)
@@ -181,6 +185,8 @@ class DiTNetwork(Network):
     Blocks: "embed"; for each block its residual "blocks.0.residual" (what it adds) and its value "blocks.0"; "output".
     Giving a residual skips the block's computation but adds it to the tokens that arrive.
     """
+
+    takes_tokens: ClassVar[bool] = True
 
     def __init__(self, part: DiT, shape: tuple[int, ...], out_channels: int) -> None:
         super().__init__()
@@ -223,8 +229,11 @@ class DiTNetwork(Network):
         seeds: Tensor | None = None,
         taps: tuple[str, ...] = (),
         given: Mapping[str, Tensor] | None = None,
+        tokens: Tokens | None = None,
     ) -> Output:
         """Evaluate the DiT on x, (B, C + extra_channels, H, W); features are (B, N, D). See `Network.forward`.
+
+        With `tokens` only these run, and the output has all: those that did not run have what they had before.
 
         Raises:
             UsageError: Another image size than the network was built for; unknown names; `told` in half precision.
@@ -239,13 +248,15 @@ class DiTNetwork(Network):
 
         def compute(name: str, inputs: list[Tensor]) -> Tensor:
             if name == "embed":
-                return call_block(self.embed, x, checkpointing=False)
+                embedded = call_block(self.embed, x, checkpointing=False)
+                return embedded if tokens is None else tokens.picked(embedded)
             if name == "output":
-                return call_block(self.output, *inputs, emb, checkpointing=checkpointing)
+                return call_block(self.output, *inputs, emb, tokens, checkpointing=checkpointing)
             if name.endswith(".residual"):
-                block = self.get_submodule(name.removesuffix(".residual"))
-                return call_block(block, *inputs, emb, seeds, checkpointing=checkpointing)
-            tokens, residual = inputs
-            return tokens + residual
+                layer = name.removesuffix(".residual")
+                block = self.get_submodule(layer)
+                return call_block(block, *inputs, emb, seeds, tokens, layer, checkpointing=checkpointing)
+            before, residual = inputs
+            return before + residual
 
         return execute(self, compute, taps=taps, given=given)

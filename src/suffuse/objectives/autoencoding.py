@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from suffuse.base.batch import Batch
-from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
 from suffuse.base.randomness import Draws
 from suffuse.models.codec import Codec
 from suffuse.objectives.base import Objective, Progress
+from suffuse.objectives.batches import data_of
 
 __all__ = ["Autoencoding"]
 
@@ -40,9 +40,7 @@ class Autoencoding(Part):
     def _losses(
         self, model: Codec, batch: Batch, progress: Progress, noise: Draws, player: str = "model"
     ) -> dict[str, Tensor]:
-        if batch.x0 is None:
-            raise UsageError("objective 'autoencoding' needs data, but the batch has no x0; choose a data source")
-        x = batch.x0
+        x = data_of(batch, self.kind)
         mean, log_variance = model.network.moments(x)
         mean, log_variance = mean.float(), log_variance.float()
         eps = noise.normal("posterior", tuple(mean.shape[1:]))

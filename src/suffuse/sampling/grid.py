@@ -62,14 +62,23 @@ class Uniform(GridPart):
     On a table of T indices `spacing` says which: trailing round(T (1 - i/N)) - 1 (lin2024flawed), leading
     (T // N) i + offset (song2021ddim), linspace round of linspace(0, T - 1, N). On a continuous path trailing goes from
     t_max to t_clean in N equal steps, linspace puts its N times from t_max to t_min.
+
+    Attributes:
+        spacing: The rule.
+        offset: Added to the indices of `leading`; 1 in Stable Diffusion.
+        spare: Take the first N of the N + 1 times that the rule gives for N + 1 steps, as DPM-Solver++ and UniPC are
+            set up in diffusers.
     """
 
     kind: Literal["uniform"] = "uniform"
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"
     offset: int = Field(default=0, ge=0)
+    spare: bool = False
 
     def nodes(self, path: PathPart) -> Tensor:
         """Times by spacing."""
+        if self.spare:
+            return self.replace(spare=False, steps=self.steps + 1).nodes(path)[:-1]
         total, n = path.indices, self.steps
         if total is None:
             if self.spacing == "leading" or self.offset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -52,12 +52,14 @@ class Samples:
     Attributes:
         x: Samples, (n, ...), on the model's device.
         nfe: Network evaluations per sample, guidance's halves included: counted, not assumed.
+        backward: Passes backward through networks per sample, of guidances that take gradients.
         seconds: Wall time until the device was done.
     """
 
     x: Tensor
     nfe: float
     seconds: float
+    backward: float = 0.0
 
 
 def _clock(device: torch.device) -> float:
@@ -78,11 +80,29 @@ class _Counter:
         return Estimate(self.model.denoise(x, t, cond, call))
 
 
-def _estimator(guided: Denoise, cond: Conditions | None, step: int, steps: int) -> Estimator:
-    def estimate(x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
-        return guided(x, t, cond, Call(step=step, steps=steps, substep=substep, target=target))
+class _Guided:
+    """What solvers ask for estimates: it knows the step, and keeps what estimates say beside the data."""
 
-    return estimate
+    def __init__(self, guided: Denoise, cond: Conditions | None, times: tuple[float, ...]) -> None:
+        self.guided, self.cond = guided, cond
+        self.call = Call(step=0, steps=len(times) - 1, times=times)
+        self.shift: Tensor | None = None
+        self.backward = 0.0
+
+    def at(self, step: int) -> Estimator:
+        """For a step."""
+        self.call, self.shift = self.call.replace(step=step), None
+        return self
+
+    def __call__(self, x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
+        estimate = self.guided(x, t, self.cond, self.call.replace(substep=substep, target=target))
+        self.backward += estimate.backward
+        self.shift = self.shift if estimate.shift is None else estimate.shift
+        return estimate
+
+    def corrected(self, x: Tensor) -> Tensor:
+        """Samples after the step, with what the guidance adds to them."""
+        return x if self.shift is None else x + self.shift
 
 
 def _shape_of(model: Model) -> tuple[int, ...]:
@@ -92,13 +112,20 @@ def _shape_of(model: Model) -> tuple[int, ...]:
     return model.config.shape
 
 
-def _check(model: Model, n: int, batch: int, solver: SolverPart, cond: Conditions | None) -> None:
+def _check(
+    model: Model, n: int, batch: int, solver: SolverPart, guidance: GuidancePart, cond: Conditions | None
+) -> None:
     if n < 1 or batch < 1:
         raise UsageError(f"n is {n} and batch {batch}; both must be at least 1")
     if solver.needs_mean and model.estimate != "mean":
         raise UsageError(
             f"solver {solver.kind!r} needs the posterior mean, but this model estimates the endpoint (a consistency "
             "model); use a consistency solver"
+        )
+    if guidance.renoises and not solver.renoises:
+        raise UsageError(
+            f"guidance {guidance.kind!r} continues with another noise than the estimate implies, which a step of "
+            f"solver {solver.kind!r} has no place for; use solver ddim or ddpm"
         )
     cond = cond or Conditions()
     for name, value in cond.values.items():
@@ -146,7 +173,7 @@ def sample_batches(
             not go together; raised at the first batch.
     """
     solver, grid, guidance = solver or DPMSolverPP(), grid or Uniform(), guidance or NoGuidance()
-    _check(model, n, batch, solver, cond)
+    _check(model, n, batch, solver, guidance, cond)
     shape = _shape_of(model) if shape is None else shape
     times = grid.times(model.path)
     steps = len(times) - 1
@@ -155,7 +182,7 @@ def sample_batches(
         index = torch.arange(first + start, first + min(start + batch, n))
         part = cond[start : start + len(index)].to(model.device) if cond else None
         counter = _Counter(model)
-        guided = guidance.bind(counter, model.path)
+        guided = _Guided(guidance.bind(counter, model.path), part, times)
         draws = Draws(seed, index)
         with _Evaluating(model), torch.no_grad(), autocast(model.device, precision):
             # Noise is drawn on the CPU: the same image on any device.
@@ -163,10 +190,11 @@ def sample_batches(
             x = x * float(model.path.level(times[0]).sigma)
             state = solver.init(x, times, model.path)
             for i in range(steps):
-                x, state = solver.step(_estimator(guided, part, i, steps), x, state, i, draws.at(i))
+                x, state = solver.step(guided.at(i), x, state, i, draws.at(i))
+                x = guided.corrected(x)
                 if on_step is not None:
                     on_step(start, i + 1)
-        yield Samples(x, counter.rows / len(index), _clock(x.device) - began)
+        yield Samples(x, counter.rows / len(index), _clock(x.device) - began, guided.backward)
 
 
 class _Evaluating:
@@ -218,5 +246,13 @@ def sample(
             on_step=on_step,
         )
     )
-    rows = sum(part.nfe * len(part.x) for part in parts)
-    return Samples(torch.cat([part.x for part in parts]), rows / n, sum(part.seconds for part in parts))
+
+    def mean(counts: Iterable[float]) -> float:
+        return sum(count * len(part.x) for count, part in zip(counts, parts, strict=True)) / n
+
+    return Samples(
+        torch.cat([part.x for part in parts]),
+        nfe=mean(part.nfe for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        backward=mean(part.backward for part in parts),
+    )

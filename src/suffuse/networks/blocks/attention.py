@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from suffuse.networks.blocks.initialise import zero_weights
 from suffuse.networks.blocks.norms import Norm, image_norm
+from suffuse.networks.contract import Tokens
 
 __all__ = ["ImageAttention", "SelfAttention"]
 
@@ -30,10 +31,12 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend among the tokens of each sample."""
+    def forward(self, x: Tensor, tokens: Tokens | None = None, layer: str = "") -> Tensor:
+        """Attend among the tokens of each sample; with `tokens`, from these to all that the memory has of the layer."""
         B, N, D = x.shape
         q_BHND, k_BHND, v_BHND = self.qkv(x).view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind()
+        if tokens is not None:
+            k_BHND, v_BHND = tokens.memory.joined(layer, k_BHND, v_BHND, tokens.index)
         mixed_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
         value: Tensor = self.out(mixed_BHND.transpose(1, 2).reshape(B, N, D))
         return value

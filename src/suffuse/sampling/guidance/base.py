@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -25,9 +25,14 @@ class Denoise(Protocol):
 
 
 class GuidancePart(Part, abc.ABC):
-    """A guidance; what it remembers along a trajectory lives in what `bind` returns."""
+    """A guidance; what it remembers along a trajectory lives in what `bind` returns.
+
+    Attributes:
+        renoises: Whether its estimates carry a noise of their own to continue with.
+    """
 
     kind: str
+    renoises: ClassVar[bool] = False
 
     @abc.abstractmethod
     def bind(self, denoise: Denoise, path: PathPart) -> Denoise:

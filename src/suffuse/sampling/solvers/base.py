@@ -25,10 +25,15 @@ class Estimate:
         x0: Estimate of the data, (B, ...).
         noise: Noise to continue with, (B, ...); None for the one that x and x0 imply. A guidance that renoises with
             another noise sets it.
+        shift: Added to the samples after the step, (B, ...); None for nothing. A guidance that corrects samples rather
+            than estimates sets it.
+        backward: Passes backward through networks that the estimate took, per sample.
     """
 
     x0: Tensor
     noise: Tensor | None = None
+    shift: Tensor | None = None
+    backward: float = 0.0
 
     def eps(self, x: Tensor, level: Level) -> Tensor:
         """Noise to continue with from x at a level, (B, ...)."""
@@ -57,11 +62,14 @@ class SolverPart(Part, abc.ABC):
     Attributes:
         per_step: Evaluations per step; the last step to clean data may take fewer.
         needs_mean: Whether estimates must be posterior means (a consistency model's endpoint will not do).
+        renoises: Whether a step is data plus noise, so that a guidance may continue with another noise.
     """
 
     kind: str
     per_step: ClassVar[int] = 1
     needs_mean: ClassVar[bool] = True
+    renoises: ClassVar[bool] = False
+    memory: ClassVar[type[OnGrid]] = OnGrid
 
     @property
     @abc.abstractmethod
@@ -108,7 +116,7 @@ class SolverPart(Part, abc.ABC):
             grid: Falling times, the last one included.
             path: Path of the model.
         """
-        return OnGrid(path, tuple(path.level(t) for t in grid))
+        return self.memory(path, tuple(path.level(t) for t in grid))
 
     @abc.abstractmethod
     def step(self, denoise: Estimator, x: Tensor, state: OnGrid, i: int, noise: Draws) -> tuple[Tensor, OnGrid]:

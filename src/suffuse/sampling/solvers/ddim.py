@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -21,6 +21,7 @@ class DDIM(SolverPart):
     """
 
     kind: Literal["ddim"] = "ddim"
+    renoises: ClassVar[bool] = True
     eta: float = Field(default=0.0, ge=0, le=1)
 
     @property
@@ -56,6 +57,7 @@ class DDPM(SolverPart):
     """
 
     kind: Literal["ddpm"] = "ddpm"
+    renoises: ClassVar[bool] = True
     variance: Literal["small", "large"] = "small"
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 from torch import Tensor
 
 from suffuse.base.randomness import Draws
-from suffuse.process import Level, PathPart, transfer
+from suffuse.process import Level, transfer
 from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart, stochastic_transfer
 from suffuse.sampling.solvers.exponential import finite_run, width
 
@@ -42,6 +42,7 @@ class DPMSolverPP(SolverPart):
     """
 
     kind: Literal["dpmpp"] = "dpmpp"
+    memory: ClassVar[type[OnGrid]] = _Memory
     order: Literal[1, 2, 3] = 2
     variant: Literal["midpoint", "heun"] = "midpoint"
     sde: bool = False
@@ -68,10 +69,6 @@ class DPMSolverPP(SolverPart):
     def stochastic(self) -> bool:
         """As an SDE."""
         return self.sde
-
-    def init(self, x: Tensor, grid: Sequence[float], path: PathPart) -> _Memory:
-        """Levels and an empty memory."""
-        return _Memory(path, tuple(path.level(t) for t in grid))
 
     def step(self, denoise: Estimator, x: Tensor, state: OnGrid, i: int, noise: Draws) -> tuple[Tensor, OnGrid]:
         """One evaluation."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from suffuse.base.randomness import Draws
-from suffuse.process import Level, PathPart, transfer
+from suffuse.process import Level, transfer
 from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart
 from suffuse.sampling.solvers.exponential import width
 
@@ -37,6 +36,7 @@ class PLMS(SolverPart):
     """
 
     kind: Literal["plms"] = "plms"
+    memory: ClassVar[type[OnGrid]] = _Memory
     order: Literal[2, 3, 4] = 4
 
     @property
@@ -47,10 +47,6 @@ class PLMS(SolverPart):
     def evaluations(self, steps: int, *, to_clean: bool = True) -> int:
         """One a step, one more for the first; none more where that one leads to clean data."""
         return steps + (not (to_clean and steps == 1))
-
-    def init(self, x: Tensor, grid: Sequence[float], path: PathPart) -> _Memory:
-        """Levels and an empty memory."""
-        return _Memory(path, tuple(path.level(t) for t in grid))
 
     def step(self, denoise: Estimator, x: Tensor, state: OnGrid, i: int, noise: Draws) -> tuple[Tensor, OnGrid]:
         """One evaluation; two on the first step."""

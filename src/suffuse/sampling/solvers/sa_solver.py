@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from suffuse.base.randomness import Draws
-from suffuse.process import Level, PathPart
+from suffuse.process import Level
 from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart, stochastic_transfer
 from suffuse.sampling.solvers.exponential import finite_run, lagrange, quadrature, width
 
@@ -50,6 +50,7 @@ class SASolver(SolverPart):
     """
 
     kind: Literal["sa"] = "sa"
+    memory: ClassVar[type[OnGrid]] = _Memory
     order: Literal[1, 2, 3] = 2
     correct: Literal[0, 2, 3] = 2
     tau: float = Field(default=1.0, ge=0)
@@ -82,10 +83,6 @@ class SASolver(SolverPart):
     def stochastic(self) -> bool:
         """With noise."""
         return self.tau > 0
-
-    def init(self, x: Tensor, grid: Sequence[float], path: PathPart) -> _Memory:
-        """Levels and an empty memory."""
-        return _Memory(path, tuple(path.level(t) for t in grid))
 
     def step(self, denoise: Estimator, x: Tensor, state: OnGrid, i: int, noise: Draws) -> tuple[Tensor, OnGrid]:
         """One evaluation."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from suffuse.base.randomness import Draws
-from suffuse.process import Level, PathPart, transfer
+from suffuse.process import Level, transfer
 from suffuse.sampling.solvers.base import Estimator, OnGrid, SolverPart
 from suffuse.sampling.solvers.exponential import finite_run, width
 
@@ -47,6 +47,7 @@ class UniPC(SolverPart):
     """
 
     kind: Literal["unipc"] = "unipc"
+    memory: ClassVar[type[OnGrid]] = _Memory
     order: Literal[1, 2, 3] = 2
     b: Literal["b1", "b2"] = "b2"
     corrector: bool = True
@@ -61,10 +62,6 @@ class UniPC(SolverPart):
     def interior(self) -> int:
         """The chosen order, one more with the corrector."""
         return self.order + self.corrector
-
-    def init(self, x: Tensor, grid: Sequence[float], path: PathPart) -> _Memory:
-        """Levels and an empty memory."""
-        return _Memory(path, tuple(path.level(t) for t in grid))
 
     def step(self, denoise: Estimator, x: Tensor, state: OnGrid, i: int, noise: Draws) -> tuple[Tensor, OnGrid]:
         """One evaluation."""
