@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -93,13 +92,14 @@ class Network(nn.Module, abc.ABC):
         widths: Block name -> channels of the feature that a tap of that block returns.
         graph: Block name -> names of the blocks whose output it reads; "output" is the last one.
         cond_width: Width of the vector that conditioners must deliver.
-        takes_tokens: Whether it can run some of its tokens alone: `forward` then takes `tokens: Tokens | None`.
+        token_patch: Side in pixels of the patch behind a token of a network that can run some of its tokens alone:
+            its `forward` then takes `tokens: Tokens | None`. None for all others.
     """
 
     widths: dict[str, int]
     graph: dict[str, tuple[str, ...]]
     cond_width: int
-    takes_tokens: ClassVar[bool] = False
+    token_patch: int | None = None
 
     @abc.abstractmethod
     def forward(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -186,14 +186,13 @@ class DiTNetwork(Network):
     Giving a residual skips the block's computation but adds it to the tokens that arrive.
     """
 
-    takes_tokens: ClassVar[bool] = True
-
     def __init__(self, part: DiT, shape: tuple[int, ...], out_channels: int) -> None:
         super().__init__()
         self.part = part
         self.size = (shape[1], shape[2])
         self.in_channels = shape[0] + part.extra_channels
         self.cond_width = part.width
+        self.token_patch = part.patch
         grid = (shape[1] // part.patch, shape[2] // part.patch)
         self.time = TimeEmbedding(
             part.frequencies, part.width, freq_shift=part.freq_shift, cosine_first=True, max_period=part.max_period
