@@ -29,40 +29,26 @@ class Output:
     aux: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass
 class TokenMemory:
-    """What a network of tokens keeps, for its caller, of the tokens that do not run.
+    """What a network keeps, for its caller, of the tokens that do not run: by name, (B, N, ...), the latest computed.
 
-    Attributes:
-        keys, values: Of all tokens by attention layer, (B, H, N, D / H) each, the latest that were computed.
-        rows: The head's output by token, (B, N, P); the latest that was computed.
+    Names are those of the attention layers, for keys and values, and "output" for the head's rows.
     """
 
-    keys: dict[str, Tensor] = field(default_factory=dict)
-    values: dict[str, Tensor] = field(default_factory=dict)
-    rows: Tensor | None = None
+    def __init__(self) -> None:
+        self.kept: dict[str, Tensor] = {}
 
-    def joined(self, layer: str, keys: Tensor, values: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Keys and values of all tokens, those at `index` fresh; all of them are kept.
+    def recovered(self, name: str, rows: Tensor, index: Tensor | None) -> Tensor:
+        """Rows of all tokens, (B, N, D), the given ones fresh; they are kept.
 
         Args:
-            layer: Name of the attention layer.
-            keys, values: Fresh ones, (B, H, K, D / H).
+            name: What they are.
+            rows: Fresh ones, (B, K, D).
             index: Which tokens they are of, (B, K); None for all.
         """
         if index is not None:
-            place = index[:, None, :, None].expand_as(keys)
-            keys = self.keys[layer].scatter(2, place, keys)
-            values = self.values[layer].scatter(2, place, values)
-        self.keys[layer], self.values[layer] = keys, values
-        return keys, values
-
-    def assembled(self, rows: Tensor, index: Tensor | None) -> Tensor:
-        """Output rows of all tokens, (B, N, P), those at `index` fresh; all of them are kept."""
-        if index is not None:
-            assert self.rows is not None, "the first call with a memory runs all tokens"
-            rows = self.rows.scatter(1, index.unsqueeze(2).expand_as(rows), rows)
-        self.rows = rows
+            rows = self.kept[name].scatter(1, index.unsqueeze(2).expand_as(rows), rows)
+        self.kept[name] = rows
         return rows
 
 

@@ -173,7 +173,7 @@ class _Head(nn.Module):
         shift, scale = self.modulation(emb).unsqueeze(1).chunk(2, dim=2)
         patches = self.linear(modulate(x, self.norm, shift, scale))
         if tokens is not None:
-            patches = tokens.memory.assembled(patches, tokens.index)
+            patches = tokens.memory.recovered("output", patches, tokens.index)
         (rows, columns), p = self.grid, self.patch
         image: Tensor = patches.view(-1, rows, columns, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
         return image.reshape(-1, self.out_channels, rows * p, columns * p)

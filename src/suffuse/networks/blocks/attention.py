@@ -34,9 +34,14 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, tokens: Tokens | None = None, layer: str = "") -> Tensor:
         """Attend among the tokens of each sample; with `tokens`, from these to all that the memory has of the layer."""
         B, N, D = x.shape
-        q_BHND, k_BHND, v_BHND = self.qkv(x).view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind()
-        if tokens is not None:
-            k_BHND, v_BHND = tokens.memory.joined(layer, k_BHND, v_BHND, tokens.index)
+        heads = (self.heads, D // self.heads)
+        if tokens is None:
+            q_BHND, k_BHND, v_BHND = self.qkv(x).view(B, N, 3, *heads).permute(2, 0, 3, 1, 4).unbind()
+        else:
+            q_BND, kv_BND = self.qkv(x).split((D, 2 * D), dim=2)
+            kv_BMD = tokens.memory.recovered(layer, kv_BND, tokens.index)
+            q_BHND = q_BND.view(B, N, *heads).transpose(1, 2)
+            k_BHND, v_BHND = kv_BMD.view(B, kv_BMD.shape[1], 2, *heads).permute(2, 0, 3, 1, 4).unbind()
         mixed_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
         value: Tensor = self.out(mixed_BHND.transpose(1, 2).reshape(B, N, D))
         return value
