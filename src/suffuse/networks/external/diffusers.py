@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError, unknown_name
-from suffuse.networks.contract import Network, Output, needed_blocks
-from suffuse.networks.external.maps import BlockMap, Plan, transformer_map, unet_map
+from suffuse.networks.contract import Network, Output, Tokens, needed_blocks
+from suffuse.networks.external.block_map import Asked, BlockMap, Enough
 from suffuse.networks.external.patching import replaced_forwards
+from suffuse.networks.external.transformers import transformer_map
+from suffuse.networks.external.unets import unet_map
 
 __all__ = ["DiffusersNetwork"]
 
@@ -26,19 +28,21 @@ Arguments = dict[str, Any]  # Any: keyword arguments of foreign forwards
 class DiffusersNetwork(Network):
     """A diffusers network that keeps our contract.
 
-    Supported: `UNet2DModel`, `UNet2DConditionModel` and `DiTTransformer2DModel` with all their blocks;
-    `SD3Transformer2DModel` as a whole; and subclasses of these.
+    Supported: `UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel`, `PixArtTransformer2DModel` and
+    `SD3Transformer2DModel`, and subclasses of these.
 
     Conditions: `cond.tokens` goes to cross-attention. Networks that embed labels themselves (`label_count` is not None)
     take raw label numbers as `cond.vector`, (B, 1) of an integer type, which the conditioner `label_number` gives. A
-    DiT's null label is `label_count`; the U-Nets have none. SD3 takes its pooled text as `cond.vector`.
+    DiT's null label is `label_count`; the U-Nets have none. SD3 takes its pooled text as `cond.vector`. PixArt is
+    not told resolutions and aspect ratios: build it with use_additional_conditions=False.
 
     The model stays in evaluation mode whatever `train` is told: its own dropout would draw from the global generator.
     Gradients flow as usual.
 
     Blocks of a U-Net: "conv_in", "down_blocks.0.0", ..., "down_blocks.0.sample", ..., "mid_block", "up_blocks.0.0",
-    ..., "output" (up blocks from the coarsest level). Blocks of a DiT: "pos_embed", "transformer_blocks.0.residual",
-    "transformer_blocks.0", ..., "output".
+    ..., "output" (up blocks from the coarsest level). Blocks of a transformer: "pos_embed",
+    "transformer_blocks.0.residual", "transformer_blocks.0", ..., "output"; in SD3 their values are the tokens of the
+    image followed by those of the text.
 
     Args:
         model: The diffusers model.
@@ -59,9 +63,12 @@ class DiffusersNetwork(Network):
         self.model = model.eval()
         self._arguments, make_map = _ADAPTERS[known]
         self._map = make_map(model)
-        self.graph, self.widths = self._map.graph, self._map.widths
+        self.graph, self.widths, self.token_patch = self._map.graph, self._map.widths, self._map.token_patch
         config: Mapping[str, Any] = model.config  # type: ignore[assignment]  # a frozen dict
-        self.label_count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
+        # PixArt has the second key too, which means nothing there.
+        self.label_count = config.get("num_class_embeds") or (
+            config.get("num_embeds_ada_norm") if known == "DiTTransformer2DModel" else None
+        )
         pooled = config.get("pooled_projection_dim")
         self.cond_width = int(pooled) if pooled else 1
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
@@ -81,27 +88,63 @@ class DiffusersNetwork(Network):
         seeds: Tensor | None = None,
         taps: tuple[str, ...] = (),
         given: Mapping[str, Tensor] | None = None,
+        tokens: Tokens | None = None,
     ) -> Output:
         """Evaluate the model; see `Network.forward`.
 
         Raises:
             UsageError: Unknown names; labels that are missing or no integers; seeds for a model with dropout.
         """
-        given = given or {}
-        self.check_names((*taps, *given))
         if seeds is not None and self._dropout:
             raise UsageError(
                 f"{type(self.model).__name__} has dropout, which cannot be keyed by seeds; build it with dropout=0 or "
                 f"convert it to a network of suffuse"
             )
-        plan = Plan(given, frozenset(taps), frozenset(needed_blocks(self.graph, given, ("output", *taps))))
-        if not plan.needed:
+
+        def whole() -> Tensor:
+            value: Tensor = self.model(**self._arguments(self, x, told, cond), return_dict=False)[0]
+            return value
+
+        return self.partially(whole, taps=taps, given=given, tokens=tokens)
+
+    def partially(
+        self,
+        whole: Callable[[], Tensor],
+        *,
+        taps: tuple[str, ...] = (),
+        given: Mapping[str, Tensor] | None = None,
+        tokens: Tokens | None = None,
+    ) -> Output:
+        """Evaluate the model by a call of the caller's own, of which only what is asked for is carried out.
+
+        Args:
+            whole: Calls the model with whatever arguments and returns its output.
+            taps, given, tokens: As for `Network.forward`.
+
+        Raises:
+            UsageError: Unknown names; tokens for a model that cannot run some alone.
+        """
+        given = given or {}
+        self.check_names((*taps, *given))
+        if tokens is not None and self._map.tokens is None:
+            raise UsageError(f"{type(self.model).__name__} is no transformer whose tokens could run alone")
+        needed = frozenset(needed_blocks(self.graph, given, ("output", *taps)))
+        if not needed:
             return Output(given["output"], {tap: given[tap] for tap in taps})
-        arguments = self._arguments(self, x, told, cond)
-        with replaced_forwards(self._map.forwards(plan) if taps or given else {}):
-            value: Tensor = self.model(**arguments, return_dict=False)[0]
-        value = given.get("output", value)
-        known = {"output": value, **given, **plan.tapped}
+        asked = Asked(given, frozenset(taps), needed)
+        value = given.get("output")
+        # In this order: the forwards of some tokens are made around those of taps and given, once these are in place.
+        with (
+            replaced_forwards(self._map.forwards(asked) if taps or given else {}),
+            replaced_forwards(self._map.tokens(tokens) if tokens is not None and self._map.tokens else {}),
+        ):
+            try:
+                computed = whole()
+            except Enough:
+                assert value is not None, "a forward is ended early only where its output is given"
+            else:
+                value = computed if value is None else value
+        known = {"output": value, **given, **asked.tapped}
         return Output(value, {tap: known[tap] for tap in taps})
 
     def labels(self, cond: Embedding | None) -> Tensor | None:
@@ -149,15 +192,20 @@ def _sd3_arguments(network: DiffusersNetwork, x: Tensor, told: Tensor, cond: Emb
     }
 
 
-def _whole(model: nn.Module) -> BlockMap:
-    """A model of which only the output has a name."""
-    config: Mapping[str, Any] = model.config  # type: ignore[assignment]  # a frozen dict
-    return BlockMap({"output": ()}, {"output": int(config["out_channels"])}, lambda plan: {})
+def _pixart_arguments(network: DiffusersNetwork, x: Tensor, told: Tensor, cond: Embedding | None) -> Arguments:
+    return {
+        "hidden_states": x,
+        "timestep": told,
+        "encoder_hidden_states": _tokens(network, cond),
+        "encoder_attention_mask": None if cond is None else cond.tokens_mask,
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    }
 
 
 _ADAPTERS: dict[str, tuple[Callable[..., Arguments], Callable[[Any], BlockMap]]] = {
     "UNet2DModel": (_unet_arguments, unet_map),
     "UNet2DConditionModel": (_conditional_arguments, unet_map),
     "DiTTransformer2DModel": (_dit_arguments, transformer_map),
-    "SD3Transformer2DModel": (_sd3_arguments, _whole),
+    "PixArtTransformer2DModel": (_pixart_arguments, transformer_map),
+    "SD3Transformer2DModel": (_sd3_arguments, transformer_map),
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from suffuse.base.errors import UsageError
+
 __all__ = ["replaced_forwards"]
 
 Forward = Callable[..., Any]  # Any: the signatures of foreign modules
@@ -21,7 +23,16 @@ def replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
     Args:
         forwards: Module -> what its call runs instead.
+
+    Raises:
+        UsageError: A module is compiled, and would not notice.
     """
+    for module in forwards:
+        if module._compiled_call_impl is not None:
+            raise UsageError(
+                f"a {type(module).__name__} is compiled, and runs past what is put before it; use plans and taps "
+                "on a network that is not compiled"
+            )
     before = {module: module.__dict__["forward"] for module in forwards if "forward" in module.__dict__}
     try:
         for module, forward in forwards.items():

@@ -1,18 +1,18 @@
-"""Maps of foreign networks: the names and order of their blocks, and the forwards that skip or tap them."""
+"""The blocks of diffusers' U-Nets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from suffuse.base.errors import unknown_name
+from suffuse.networks.external.block_map import Asked, BlockMap, ghost, tapped
 from suffuse.networks.external.patching import Forward
 
-__all__ = ["BlockMap", "Plan", "transformer_map", "unet_map"]
+__all__ = ["unet_map"]
 
 # Levels that are called with (x, temb) or (x, skips, temb) and return (x, skips) or x.
 _KNOWN_STAGES = (
@@ -30,38 +30,6 @@ _KNOWN_STAGES = (
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one call asks of the blocks.
-
-    Attributes:
-        given: Values by name that are not computed again.
-        taps: Names whose values are wanted.
-        needed: Names of the blocks that run.
-        tapped: Filled during the call: name -> value.
-    """
-
-    given: Mapping[str, Tensor]
-    taps: frozenset[str]
-    needed: frozenset[str]
-    tapped: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class BlockMap:
-    """A network's blocks.
-
-    Attributes:
-        graph: As `Network.graph`.
-        widths: As `Network.widths`.
-        forwards: Plan -> the replaced forwards by module.
-    """
-
-    graph: dict[str, tuple[str, ...]]
-    widths: dict[str, int]
-    forwards: Callable[[Plan], dict[nn.Module, Forward]]
-
-
-@dataclass(frozen=True)
 class _Block:
     """One named block of a U-Net: the modules that run in turn, the last of which yields its value."""
 
@@ -74,11 +42,11 @@ class _Block:
         """A tensor without storage that has the sides which the block would give to x."""
         times, over = self.scale
         sides = [(side * times + (over - 1 if self.padded else 0)) // over for side in x.shape[2:]]
-        return _ghost(x, *sides)
+        return _image_ghost(x, *sides)
 
 
-def _ghost(x: Tensor, height: int, width: int) -> Tensor:
-    return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape[0], 1, height, width)
+def _image_ghost(x: Tensor, height: int, width: int) -> Tensor:
+    return ghost(x, x.shape[0], 1, height, width)
 
 
 def _answer(value: Tensor, options: Mapping[str, Any]) -> Any:
@@ -104,15 +72,15 @@ def unet_map(model: Any) -> BlockMap:  # Any: a class of an optional package
 
     stem = _Block("conv_in", (model.conv_in,))
 
-    def forwards(plan: Plan) -> dict[nn.Module, Forward]:
-        found = _members(stem, plan)
+    def forwards(asked: Asked) -> dict[nn.Module, Forward]:
+        found = _members(stem, asked)
         for stage, blocks in stages.items():
-            if stage != "mid_block" and not any(block.name in plan.needed for block in blocks):
+            if stage != "mid_block" and not any(block.name in asked.needed for block in blocks):
                 whole = _skip_down if stage.startswith("down_blocks") else _skip_up
-                found[model.get_submodule(stage)] = whole(blocks, plan)
+                found[model.get_submodule(stage)] = whole(blocks, asked)
             else:
                 for block in blocks:
-                    found.update(_members(block, plan))
+                    found.update(_members(block, asked))
         return found
 
     widths = {block.name: _width(block) for blocks in stages.values() for block in blocks}
@@ -153,105 +121,45 @@ def _stages(model: Any) -> dict[str, list[_Block]]:  # Any: a class of an option
     return stages
 
 
-def _members(block: _Block, plan: Plan) -> dict[nn.Module, Forward]:
+def _members(block: _Block, asked: Asked) -> dict[nn.Module, Forward]:
     """Replaced forwards of a block's modules: nothing for one that simply runs."""
     *early, last = block.members
-    if block.name in plan.needed:
-        return {last: _tapped(last, block.name, plan)} if block.name in plan.taps else {}
+    if block.name in asked.needed:
+        return {last: tapped(last, block.name, asked)} if block.name in asked.taps else {}
 
     def early_ghost(x: Tensor, *args: Any, **options: Any) -> Any:
-        return _answer(_ghost(x, *x.shape[2:]), options)
+        return _answer(_image_ghost(x, *x.shape[2:]), options)
 
     def skipped(x: Tensor | None = None, *args: Any, **options: Any) -> Any:
         x = options["hidden_states"] if x is None else x
-        value = plan.given.get(block.name)
+        value = asked.given.get(block.name)
         return _answer(block.ghost(x) if value is None else value, options)
 
     return {**dict.fromkeys(early, early_ghost), last: skipped}
 
 
-def _tapped(module: nn.Module, name: str, plan: Plan) -> Forward:
-    forward = module.forward
-
-    def tapped(*args: Any, **options: Any) -> Any:
-        answer = forward(*args, **options)
-        plan.tapped[name] = answer[0] if isinstance(answer, tuple) else answer
-        return answer
-
-    return tapped
-
-
-def _skip_down(blocks: list[_Block], plan: Plan) -> Forward:
+def _skip_down(blocks: list[_Block], asked: Asked) -> Forward:
     """A whole level of the way down that does not run: (its value, the skips)."""
 
     def skipped(hidden_states: Tensor, *args: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         states = [hidden_states]
         for block in blocks:
-            value = plan.given.get(block.name)
+            value = asked.given.get(block.name)
             states.append(block.ghost(states[-1]) if value is None else value)
         return states[-1], tuple(states[1:])
 
     return skipped
 
 
-def _skip_up(blocks: list[_Block], plan: Plan) -> Forward:
+def _skip_up(blocks: list[_Block], asked: Asked) -> Forward:
     """A whole level of the way up that does not run: its value."""
     last = blocks[-1]
 
     def skipped(hidden_states: Tensor, *args: Any, upsample_size: Any = None, **options: Any) -> Tensor:
-        value = plan.given.get(last.name)
+        value = asked.given.get(last.name)
         if value is not None:
             return value
         # Odd sides: the model says which size the skips of the next level have.
-        return last.ghost(hidden_states) if upsample_size is None else _ghost(hidden_states, *upsample_size)
+        return last.ghost(hidden_states) if upsample_size is None else _image_ghost(hidden_states, *upsample_size)
 
     return skipped
-
-
-def transformer_map(model: Any) -> BlockMap:  # Any: a class of an optional package
-    """The blocks of a `DiTTransformer2DModel`; each block's residual is what it adds to its tokens."""
-    graph: dict[str, tuple[str, ...]] = {"pos_embed": ()}
-    for i in range(len(model.transformer_blocks)):
-        before = next(reversed(graph))
-        graph[f"transformer_blocks.{i}.residual"] = (before,)
-        graph[f"transformer_blocks.{i}"] = (before, f"transformer_blocks.{i}.residual")
-    graph["output"] = (next(reversed(graph)),)
-    widths = {name: model.out_channels if name == "output" else model.inner_dim for name in graph}
-
-    def forwards(plan: Plan) -> dict[nn.Module, Forward]:
-        found = {model.pos_embed: _patches(model.pos_embed, plan)}
-        for i, block in enumerate(model.transformer_blocks):
-            found[block] = _transformer_block(block, f"transformer_blocks.{i}", plan)
-        return found
-
-    return BlockMap(graph, widths, forwards)
-
-
-def _patches(module: nn.Module, plan: Plan) -> Forward:
-    if "pos_embed" in plan.needed:
-        return _tapped(module, "pos_embed", plan) if "pos_embed" in plan.taps else module.forward
-
-    def skipped(x: Tensor) -> Tensor:
-        value = plan.given.get("pos_embed")
-        return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape[0], 1, 1) if value is None else value
-
-    return skipped
-
-
-def _transformer_block(module: nn.Module, name: str, plan: Plan) -> Forward:
-    forward, residual_name = module.forward, f"{name}.residual"
-
-    def patched(hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
-        residual = plan.given.get(residual_name)
-        if name not in plan.needed and residual_name not in plan.needed:
-            # Given, or read by nobody: the tokens pass through unread.
-            return plan.given.get(name, hidden_states)
-        value: Tensor = forward(hidden_states, *args, **options) if residual is None else hidden_states + residual
-        if residual_name in plan.taps and residual_name not in plan.given:
-            plan.tapped[residual_name] = value - hidden_states
-        value = plan.given.get(name, value)
-        if name in plan.taps and name not in plan.given:
-            plan.tapped[name] = value
-        return value
-
-    return patched

@@ -1,0 +1,130 @@
+"""Applying a plan: to a Denoiser, to a network of diffusers, or to a whole diffusers pipeline, and taking it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suffuse.acceleration.foreign import applied_to_model, network_of
+from suffuse.acceleration.layers import Applied, Layer, check_together, run_layers
+from suffuse.acceleration.plan import Evaluate, Moment, PlanPart
+from suffuse.acceleration.repeat import repeated
+from suffuse.base.call import Call
+from suffuse.base.conditions import Embedding
+from suffuse.base.errors import UsageError
+from suffuse.models.denoiser import Denoiser
+from suffuse.networks.contract import Network, Output
+from suffuse.process import Level
+
+__all__ = ["applied"]
+
+# Pure noise and clean data have infinite half log-SNRs; polynomials in it need a number.
+_FARTHEST = 10.0
+
+
+@contextmanager
+def applied(
+    target: Any,  # Any: a Denoiser, or a model or a pipeline of an optional package
+    plan: PlanPart,
+    *,
+    steps: int | None = None,
+    streams: int = 1,
+    count_macs: bool = False,
+) -> Iterator[Applied]:
+    """Apply a plan for as long as the context lasts; after it, also after an exception, all is as it was.
+
+    `with applied(model, DeepCache(every=3)): sample(model, 64)`, or
+    `with applied(pipe, DeepCache(every=3)): pipe(...)`. Contexts can be nested; plans that decide on the same are
+    refused.
+
+    Args:
+        target: A Denoiser; a `UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel`, `SD3Transformer2DModel` or
+            `PixArtTransformer2DModel` of diffusers; or a diffusers pipeline with one of them.
+        plan: The plan.
+        steps: Calls of a run, for a bare diffusers network; a Denoiser and a pipeline know it.
+        streams: How many times a diffusers network is called at each step, one call after the other (guidance that
+            does not stack its halves along the batch).
+        count_macs: Count multiply-accumulates, in `Applied.macs`; the first call of each kind takes longer.
+
+    Yields:
+        What comes of it: `timeline()`, `macs`.
+
+    Raises:
+        UsageError: Another target, a plan that does not fit the network or a plan before it, a compiled network.
+    """
+    if isinstance(target, Denoiser):
+        with _applied_to_denoiser(target, plan, count_macs) as found:
+            yield found
+        return
+    if isinstance(target, Network):
+        raise UsageError("a plan stands between a Denoiser and its network; apply it to the Denoiser")
+    model, scheduler = network_of(target)
+    with applied_to_model(model, scheduler, plan, steps=steps, streams=streams, count_macs=count_macs) as found:
+        yield found
+
+
+@contextmanager
+def _applied_to_denoiser(model: Denoiser, plan: PlanPart, count_macs: bool) -> Iterator[Applied]:
+    network, before = model.network, model.planned
+    if network._compiled_call_impl is not None and plan.owns & {"tokens", "attention"}:
+        raise UsageError(
+            f"plan {plan.kind!r} reaches into the layers of the network, which is compiled; use it on one that is not"
+        )
+    layers = before.layers if isinstance(before, _Planned) else ()
+    check_together(layers, plan)
+    plan.check(network)
+    found = Applied(plan, network, count_macs=count_macs)
+    with plan.around(network):
+        model.planned = _Planned((*layers, Layer(found, {})))
+        try:
+            yield found
+        finally:
+            model.planned = before
+
+
+class _Planned:
+    """What a denoiser asks instead of its network."""
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.layers = layers
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, told: Tensor, cond: Embedding, call: Call, level: Level
+    ) -> Output:
+        """The network's output; see `suffuse.models.denoiser.Planned`."""
+        network = denoiser.network
+
+        def at(x: Tensor, told: Tensor, cond: Embedding, seeds: Tensor | None) -> Evaluate:
+            def evaluate(**asked: Any) -> Output:  # Any: as for `Network.forward`
+                if asked.get("tokens") is None:  # only networks of tokens take them
+                    asked.pop("tokens", None)
+                output: Output = network(x, told, cond, seeds=seeds, **asked)
+                return output
+
+            return evaluate
+
+        def ahead(count: int) -> Evaluate:
+            times = call.times[step : step + count]
+            later = torch.cat([denoiser.told(t, len(x)) for t in times])
+            return at(repeated(x, count), later, repeated(cond, count), repeated(call.seeds, count))
+
+        step = self._step(call)
+        alone = call.substep == 0 and len(call.times) > step
+        moment = Moment(step, call.steps, x, _place(level, step), ahead if alone else None)
+        key = (call.streams, call.substep)
+        return run_layers(self.layers, network, at(x, told, cond, call.seeds), moment, key, call.taps)
+
+    def _step(self, call: Call) -> int:
+        """The solver's step; outside a sampling loop every call is a run of its own."""
+        return 0 if call.step is None else call.step
+
+
+def _place(level: Level, step: int) -> float:
+    """Where on the way a call is."""
+    if isinstance(level.half_log_snr, Tensor):
+        return float(step)
+    return max(-_FARTHEST, min(float(level.half_log_snr), _FARTHEST))

@@ -1,0 +1,63 @@
+"""Multiply-accumulates of networks, counted on what runs: matrix products, convolutions and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from suffuse.acceleration.plan import Evaluate
+
+__all__ = ["BlockMacs", "block_macs", "counted_macs"]
+
+
+@dataclass(frozen=True)
+class BlockMacs:
+    """Multiply-accumulates of one call.
+
+    Attributes:
+        blocks: By block.
+        rest: Of what belongs to no block, such as the embedding of the time; it runs with every call.
+    """
+
+    blocks: Mapping[str, float]
+    rest: float
+
+    @property
+    def total(self) -> float:
+        """Of a full evaluation."""
+        return sum(self.blocks.values()) + self.rest
+
+
+def counted_macs(run: Callable[[], object]) -> float:
+    """Multiply-accumulates of all that a call runs, on real tensors or on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 2
+
+
+def block_macs(evaluate: Evaluate, graph: Mapping[str, tuple[str, ...]]) -> BlockMacs:
+    """Multiply-accumulates of each block of a network, of which each is run alone on what it reads.
+
+    Args:
+        evaluate: The network under some arguments.
+        graph: Its blocks.
+    """
+    names = tuple(name for name in graph if name != "output")
+    with torch.no_grad():
+        features = evaluate(taps=names).features
+        total = counted_macs(evaluate)
+        alone = {name: counted_macs(partial(_alone, evaluate, name, graph[name], features)) for name in graph}
+    # Each call pays the rest once: the sum over n calls has it n times, the full evaluation once.
+    rest = (sum(alone.values()) - total) / max(len(alone) - 1, 1)
+    return BlockMacs({name: count - rest for name, count in alone.items()}, rest)
+
+
+def _alone(evaluate: Evaluate, name: str, reads: tuple[str, ...], features: Mapping[str, torch.Tensor]) -> object:
+    given = {source: features[source] for source in reads}
+    if name == "output":
+        return evaluate(given=given)
+    return evaluate(taps=(name,), given={**given, "output": torch.empty(0)})
