@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from suffuse.base.randomness import Draws
+from suffuse.claims.exact import trajectories
 from suffuse.models.exact import ExactMixture
 from suffuse.process import EDM, VP, Flow, PathPart, TrigonometricPath
-from suffuse.sampling import Adaptive, Consistency, Estimate, Solver, SolverPart
+from suffuse.sampling import Adaptive, Consistency, Solver, SolverPart
 
 # Settings that are no choice among names, and without which a stochastic solver would be tested as a deterministic one.
 _SDE = tuple({"sde": True, "order": o, "variant": v} for o in (1, 2, 3) for v in ("midpoint", "heun"))
@@ -75,24 +75,14 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def mixture() -> Callable[[PathPart], ExactMixture]:
-    """Three Gaussians on a line, far enough from one Gaussian for high orders to show."""
-
-    def on(path: PathPart) -> ExactMixture:
-        weights, means = torch.tensor([0.3, 0.5, 0.2]), torch.tensor([[-1.5], [0.4], [2.0]])
-        return ExactMixture(path, weights, means, torch.tensor([0.35, 0.5, 0.25]))
-
-    return on
+    """Three Gaussians on a line."""
+    return trajectories.three_normals
 
 
 @pytest.fixture(scope="session")
 def gaussian() -> Callable[[PathPart], ExactMixture]:
-    """Data N(0.7, 0.4**2): the denoiser is affine in x, so solvers are affine in the start and the noise."""
-
-    def on(path: PathPart) -> ExactMixture:
-        mean, std = torch.full((1, 1), 0.7, dtype=torch.float64), torch.full((1,), 0.4, dtype=torch.float64)
-        return ExactMixture(path, torch.ones(1), mean, std)
-
-    return on
+    """Data N(0.7, 0.4**2)."""
+    return trajectories.one_normal
 
 
 @pytest.fixture(scope="session")
@@ -104,46 +94,10 @@ def times_at() -> Callable[[PathPart, Tensor], list[float]]:
 @pytest.fixture(scope="session")
 def integrate() -> Callable[..., Tensor]:
     """The loop without its comforts: solver steps from x at times[0] to the last time."""
-
-    def run(
-        solver: SolverPart, model: ExactMixture, x: Tensor, times: Sequence[float], noise: Draws | None = None
-    ) -> Tensor:
-        def denoise(x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
-            return Estimate(model.denoise(x, t))
-
-        noise = noise or Draws(0, torch.arange(len(x)))
-        state = solver.init(x, times, model.path)
-        for i in range(len(times) - 1):
-            x, state = solver.step(denoise, x, state, i, noise.at(i))
-        return x
-
-    return run
-
-
-class _Unit(Draws):
-    """Noise of affine probes: row 2 + i gets a unit at step i, all else zero."""
-
-    def normal(self, stream: str, shape: tuple[int, ...]) -> Tensor:
-        assert stream == "solver", "the probes expect one draw a step"
-        noise = torch.zeros(len(self), *shape, dtype=torch.float64)
-        noise[2 + self.step] = 1
-        return noise
+    return trajectories.integrate
 
 
 @pytest.fixture(scope="session")
-def moments(integrate: Callable[..., Tensor]) -> Callable[..., tuple[float, float]]:
-    """Mean and variance with which a solver ends on Gaussian data, without sampling.
-
-    The end is affine in the start and in each step's noise; a batch of probes reads off the coefficients.
-    """
-
-    def measure(
-        solver: SolverPart, model: ExactMixture, times: Sequence[float], mean: float, std: float
-    ) -> tuple[float, float]:
-        steps = len(times) - 1
-        x = torch.full((steps + 2, 1), mean, dtype=torch.float64)
-        x[1] += std
-        end = integrate(solver, model, x, times, _Unit(0, torch.arange(steps + 2)))
-        return end[0].item(), (end[1:] - end[0]).square().sum().item()
-
-    return measure
+def moments() -> Callable[..., tuple[float, float]]:
+    """Mean and variance with which a solver ends on Gaussian data, without sampling."""
+    return trajectories.moments
