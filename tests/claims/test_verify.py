@@ -17,11 +17,11 @@ import torch
 from suffuse.base.errors import RunError, UsageError
 from suffuse.claims import arms
 from suffuse.claims.pool import alone
-from suffuse.claims.protocol import Arm, Claim
+from suffuse.claims.protocol import Arm, Claim, Criterion
 from suffuse.claims.verify import Settings, verify
 from suffuse.training.checkpoint import find_latest
 
-from .conftest import TINY, tiny_claim
+from .conftest import TINY, tiny_claim, tiny_experiment
 
 HERE = Path(__file__).parent
 
@@ -185,3 +185,18 @@ def test_a_tier_for_a_gpu_says_that_its_figures_are_missing_here(tmp_path: Path)
     with pytest.raises(UsageError, match="needs a GPU and there is none here, so its figures are missing; --trial"):
         verify([on_gpu], "gpu", Settings(store=tmp_path))
     assert verify([on_gpu], "gpu", Settings(store=tmp_path, trial=("steps=1",)))
+
+
+def test_a_missing_optional_package_is_named_before_any_work(tmp_path: Path) -> None:
+    claim = tiny_claim(packages=("no_such_package",))
+    with pytest.raises(UsageError, match=r"need no_such_package, which is not installed; pip install 'suffuse\["):
+        verify([claim], "small", Settings(store=tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_versions_of_optional_packages_are_recorded(tmp_path: Path) -> None:
+    known = tiny_experiment().arms[:1]
+    criteria = (Criterion(value="relative", arm="known", at_least=0),)
+    claim = tiny_claim(arms=known, criteria=criteria, plots=(), packages=("pytest",))
+    (checked,) = verify([claim], "small", Settings(store=tmp_path))
+    assert checked.made["pytest"] == (pytest.__version__,)

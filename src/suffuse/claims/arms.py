@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import importlib.metadata
 import math
 import platform
 import subprocess
@@ -162,6 +163,7 @@ class Work:
         exact: The computation, and its seed.
         threads: Threads of the processor: the same for all arms, because sums depend on them.
         needs: Key of the model that it builds on; None for most.
+        packages: Optional packages that the computation uses.
     """
 
     key: str
@@ -172,6 +174,7 @@ class Work:
     exact: tuple[ExactPart, int] | None = None
     threads: int | None = None
     needs: str | None = None
+    packages: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -194,8 +197,8 @@ class Work:
         return files.read_json(model_folder(self.store, self.key) / _DONE)
 
 
-def _made_here() -> dict[str, str]:
-    """When, from which source and on what a figure is made."""
+def _made_here(packages: Sequence[str] = ()) -> dict[str, str]:
+    """When, from which source and on what a figure is made; with versions of optional packages that it needed."""
     gpu = torch.cuda.is_available()
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -206,6 +209,7 @@ def _made_here() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
     }
 
 
@@ -276,7 +280,8 @@ def _write(item: Work, key: str, values: Cell) -> None:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise RunError(f"{item.label}: {', '.join(broken)} is not a finite number; the arm cannot be compared")
-    cell = {"format_version": _VERSION, "label": item.label, "model": item.key, "values": values, "made": _made_here()}
+    made = _made_here(item.packages)
+    cell = {"format_version": _VERSION, "label": item.label, "model": item.key, "values": values, "made": made}
     files.write_json(_cell(item.store, key), cell)
 
 

@@ -54,11 +54,13 @@ class ExactArm(Part):
         name: In tables and plots.
         exact: The computation.
         seeds: Its own seeds; the experiment's when None.
+        note: What a reader must know of it.
     """
 
     name: str
     exact: Exact
     seeds: tuple[int, ...] | None = None
+    note: str = ""
 
 
 class Criterion(Part):
@@ -180,6 +182,7 @@ class Experiment(Part):
         columns: Values shown in the table; all that criteria and plots name when empty.
         plots: Pictures.
         data: File that the recipes' data are read from; None when the package brings them.
+        packages: Optional packages without which it cannot be run; their versions are recorded.
         notes: What was tried, and what a reader must know; not part of the protocol.
     """
 
@@ -191,6 +194,7 @@ class Experiment(Part):
     columns: tuple[str, ...] = ()
     plots: tuple[Plot, ...] = ()
     data: str | None = None
+    packages: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -224,7 +228,7 @@ class Experiment(Part):
     def protocol(self) -> str:
         """Hash of all that was fixed before the run: a result of another protocol is void."""
         fixed = ("shared", "measures", "criteria", "seeds", "data")
-        arms = [arm.replace(note="", equal=True) if isinstance(arm, Arm) else arm for arm in self.arms]
+        arms = [arm.replace(note="", equal=True) if isinstance(arm, Arm) else arm.replace(note="") for arm in self.arms]
         return digest({"arms": minimal(arms), **{name: minimal(getattr(self, name)) for name in fixed}})
 
 

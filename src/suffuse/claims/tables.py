@@ -10,7 +10,7 @@ from pathlib import Path
 from suffuse.base.errors import unknown_name
 from suffuse.base.techniques import TECHNIQUES
 from suffuse.claims.ledger import find_claims
-from suffuse.claims.protocol import TIERS, Arm, Claim, Experiment, Values
+from suffuse.claims.protocol import TIERS, Claim, Experiment, Values
 from suffuse.claims.result import LEDGER, Status, status, tiers_of
 from suffuse.claims.statistics import Interval, mean_interval
 
@@ -42,7 +42,7 @@ def values_table(experiment: Experiment, values: Values) -> str:
         for name in columns:
             column = [row[name] for _, row in sorted(rows.items()) if name in row]
             cells.append(_shown(mean_interval(column)) if column else "")
-        note = f" ({arm.note})" if isinstance(arm, Arm) and arm.note else ""
+        note = f" ({arm.note})" if arm.note else ""
         lines.append(f"| {arm.name}{note} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -72,7 +72,9 @@ def report(found: Status) -> str:
     told = {name: " and ".join(values) for name, values in run.items()}
     made = (
         f"{told['date']}, commit {told['commit']}, {told['hardware']}, threads {told['threads']}, "
-        f"torch {told['torch']}, suffuse {told['suffuse']}."
+        f"torch {told['torch']}, suffuse {told['suffuse']}"
+        + "".join(f", {name} {told[name]}" for name in experiment.packages)
+        + "."
     )
     floors = [f"{floor:.2g} for {count}" for count, floor in found.result["floors"].items()]
     floor = [f"Real images score, by count: {', '.join(floors)}."] if floors else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -193,6 +195,12 @@ class _Plan:
 
     def check(self, experiment: Experiment) -> None:
         """Refuse what cannot be run, before anything is read or trained."""
+        absent = [name for name in experiment.packages if importlib.util.find_spec(name) is None]
+        if absent:
+            raise UsageError(
+                f"{experiment.arms[0].name!r} and the other arms of its claim need {', '.join(absent)}, which is not "
+                f"installed; pip install 'suffuse[{','.join(absent)}]', or name the claims that shall be checked"
+            )
         for arm in experiment.arms:
             if isinstance(arm, Arm):
                 check_recipe(self._recipe(experiment, arm, experiment.seeds_of(arm)[0]))
@@ -202,14 +210,24 @@ class _Plan:
         for arm in experiment.arms:
             for seed in experiment.seeds_of(arm):
                 key, cells = (
-                    self._exact(arm, seed) if isinstance(arm, ExactArm) else self._trained(experiment, arm, seed)
+                    self._exact(experiment, arm, seed)
+                    if isinstance(arm, ExactArm)
+                    else self._trained(experiment, arm, seed)
                 )
                 self.places[claim, arm.name, seed] = key, cells
 
-    def _exact(self, arm: ExactArm, seed: int) -> tuple[str, tuple[str, ...]]:
-        key = digest([exact_identity(arm.exact), seed])
+    def _exact(self, experiment: Experiment, arm: ExactArm, seed: int) -> tuple[str, tuple[str, ...]]:
+        versions = [importlib.metadata.version(name) for name in experiment.packages]
+        key = digest([exact_identity(arm.exact), seed, *versions])
         item = Work(
-            key, f"{arm.name} seed {seed}", self.settings.store, None, {}, (arm.exact, seed), self.settings.threads
+            key,
+            f"{arm.name} seed {seed}",
+            self.settings.store,
+            None,
+            {},
+            (arm.exact, seed),
+            self.settings.threads,
+            packages=experiment.packages,
         )
         self.works.setdefault(key, item)
         return key, (key,)
