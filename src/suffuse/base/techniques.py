@@ -14,8 +14,9 @@ class Technique:
     Attributes:
         title: Its name.
         papers: Keys into the table of sources.
-        module: Where the code is.
+        module: Where the code is: a module, or the package of a family.
         recipes: Which recipes use it.
+        no_recipe: Why none does; empty where some do.
         claims: Where its claims are.
         test: Its test file.
         page: Its page.
@@ -28,6 +29,7 @@ class Technique:
     claims: str
     test: str
     page: str
+    no_recipe: str = ""
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -98,5 +100,25 @@ TECHNIQUES: dict[str, Technique] = {
         claims="suffuse.claims.consistency",
         test="tests/objectives/test_consistency.py",
         page="docs/techniques/consistency.md",
+    ),
+    "solvers": Technique(
+        title="Solvers: from noise to data in few evaluations",
+        papers=(
+            "ho2020ddpm",
+            "song2021ddim",
+            "karras2022edm",
+            "lu2022dpmsolver",
+            "lu2022dpmsolverpp",
+            "liu2022pndm",
+            "zhang2023deis",
+            "zhao2023unipc",
+            "xue2023sasolver",
+        ),
+        module="suffuse.sampling.solvers",
+        recipes=(),
+        claims="suffuse.claims.solvers",
+        test="tests/sampling/test_solvers.py",
+        page="docs/techniques/solvers.md",
+        no_recipe="a solver is chosen when a run is sampled, whatever recipe trained it; all recipes name one",
     ),
 }

@@ -52,6 +52,8 @@ _NUMERIC = (
     "suffuse.claims.exact",
     "suffuse.claims.judging",
     "suffuse.claims.measures",
+    "suffuse.interop.scheduler_match",
+    "suffuse.interop.scheduler_pairs",
 )
 # Of those packages: saving, loading, reading and reporting.
 _PLUMBING = (

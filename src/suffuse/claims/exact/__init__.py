@@ -6,17 +6,34 @@ from suffuse.base.part import Joint
 from suffuse.claims.exact.base import ExactPart
 from suffuse.claims.exact.consistency_rates import ConsistencyBias, StatisticalRate
 from suffuse.claims.exact.etsdm import PerfectSampling, PriceOfSharing, Singularity
+from suffuse.claims.exact.solvers import FewSteps, SchedulerMatch, SolverOrder, WeakOrder
 
 __all__ = [
     "ConsistencyBias",
     "Exact",
     "ExactPart",
+    "FewSteps",
     "PerfectSampling",
     "PriceOfSharing",
+    "SchedulerMatch",
     "Singularity",
+    "SolverOrder",
     "StatisticalRate",
+    "WeakOrder",
 ]
 
 Exact = Annotated[
-    ExactPart, Joint("exact", Singularity, PriceOfSharing, PerfectSampling, ConsistencyBias, StatisticalRate)
+    ExactPart,
+    Joint(
+        "exact",
+        Singularity,
+        PriceOfSharing,
+        PerfectSampling,
+        ConsistencyBias,
+        StatisticalRate,
+        SolverOrder,
+        WeakOrder,
+        FewSteps,
+        SchedulerMatch,
+    ),
 ]
