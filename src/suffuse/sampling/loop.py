@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from suffuse.sampling.solvers.dpm_solver import DPMSolverPP
 __all__ = ["Model", "Samples", "sample", "sample_batches"]
 
 
+@runtime_checkable
 class Model(Protocol):
     """What can be sampled: a Denoiser, an exact density, a mixture of experts."""
 
@@ -51,7 +52,7 @@ class Samples:
 
     Attributes:
         x: Samples, (n, ...), on the model's device.
-        nfe: Network evaluations per sample, guidance's halves included: counted, not assumed.
+        nfe: Network evaluations per sample, guidance's halves and other networks included: counted, not assumed.
         backward: Passes backward through networks per sample, of guidances that take gradients.
         seconds: Wall time until the device was done.
     """
@@ -87,7 +88,7 @@ class _Guided:
         self.guided, self.cond = guided, cond
         self.call = Call(step=0, steps=len(times) - 1, times=times)
         self.shift: Tensor | None = None
-        self.backward = 0.0
+        self.evaluations = self.backward = 0.0
 
     def at(self, step: int) -> Estimator:
         """For a step."""
@@ -96,6 +97,7 @@ class _Guided:
 
     def __call__(self, x: Tensor, t: float, substep: int = 0, target: float | None = None) -> Estimate:
         estimate = self.guided(x, t, self.cond, self.call.replace(substep=substep, target=target))
+        self.evaluations += estimate.evaluations
         self.backward += estimate.backward
         self.shift = self.shift if estimate.shift is None else estimate.shift
         return estimate
@@ -122,11 +124,7 @@ def _check(
             f"solver {solver.kind!r} needs the posterior mean, but this model estimates the endpoint (a consistency "
             "model); use a consistency solver"
         )
-    if guidance.renoises and not solver.renoises:
-        raise UsageError(
-            f"guidance {guidance.kind!r} continues with another noise than the estimate implies, which a step of "
-            f"solver {solver.kind!r} has no place for; use solver ddim or ddpm"
-        )
+    guidance.check(solver)
     cond = cond or Conditions()
     for name, value in cond.values.items():
         if len(value) != n:
@@ -194,7 +192,8 @@ def sample_batches(
                 x = guided.corrected(x)
                 if on_step is not None:
                     on_step(start, i + 1)
-        yield Samples(x, counter.rows / len(index), _clock(x.device) - began, guided.backward)
+        nfe = counter.rows / len(index) + guided.evaluations
+        yield Samples(x, nfe, _clock(x.device) - began, guided.backward)
 
 
 class _Evaluating:

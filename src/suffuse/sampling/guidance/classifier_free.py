@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.process import Level, PathPart
-from suffuse.sampling.guidance.base import Denoise, GuidancePart
+from suffuse.sampling.guidance.base import Denoise
+from suffuse.sampling.guidance.interval import Interval
 from suffuse.sampling.solvers.base import Estimate
 
-__all__ = ["CFG", "Combine", "scale_from"]
+__all__ = ["CFG", "Combine", "halves", "scale_from"]
 
 Combine = Callable[[Tensor, Tensor, Tensor, Level, Call], Tensor]
 """(noisy sample, estimate without condition, estimate with it, level, call) -> guided estimate."""
@@ -49,7 +49,30 @@ def scale_from(value: float, convention: str) -> float:
     return value + _CONVENTIONS[convention]
 
 
-class CFG(GuidancePart):
+def halves(
+    denoise: Denoise, x: Tensor, t: float, cond: Conditions, call: Call, *, together: bool
+) -> tuple[Tensor, Tensor]:
+    """Estimates without and with the condition, (B, ...) each.
+
+    Args:
+        denoise: The model's.
+        x: Noisy samples, (B, ...).
+        t: Their time.
+        cond: Conditions of the samples.
+        call: Context of the call.
+        together: Evaluate both as one batch of 2B; else one after the other.
+    """
+    if not together:
+        uncond = denoise(x, t, cond.absent(), call.replace(streams=("uncond",))).x0
+        return uncond, denoise(x, t, cond, call).x0
+    seeds = None if call.seeds is None else call.seeds.repeat(2)
+    both = call.replace(streams=("uncond", "cond"), seeds=seeds)
+    stacked = denoise(x.repeat(2, *(1,) * (x.ndim - 1)), t, cond.absent().cat(cond), both).x0
+    uncond, given = stacked.chunk(2)
+    return uncond, given
+
+
+class CFG(Interval):
     """D = D_uncond + scale (D_cond - D_uncond).
 
     Scale 1 means none and makes one call, bit-equal to the plain model. Other conventions: `scale_from`.
@@ -58,8 +81,6 @@ class CFG(GuidancePart):
 
     Attributes:
         scale: 1 none, 0 unconditional, above 1 sharper.
-        above: Guide only where sigma / alpha is greater than this.
-        up_to: Guide only where sigma / alpha is at most this.
         together: Evaluate both halves as one batch of 2B; else one after the other, with half the memory.
         rescale: Share of the guided estimate that is brought back to the deviation of the conditional one; 0.7 in the
             source.
@@ -68,22 +89,19 @@ class CFG(GuidancePart):
 
     kind: Literal["cfg"] = "cfg"
     scale: float = 1.0
-    above: float = Field(default=0.0, ge=0)
-    up_to: float = Field(default=math.inf, gt=0)
     together: bool = True
     rescale: float = Field(default=0.0, ge=0, le=1)
     rescale_in: Literal["v", "x0", "eps"] = "v"
-
-    @model_validator(mode="after")
-    def _interval(self) -> CFG:
-        if self.above >= self.up_to:
-            raise ValueError(f"above {self.above} is not below up_to {self.up_to}; swap them or widen the interval")
-        return self
 
     @property
     def most_evaluations(self) -> int:
         """Two, or one at scale 1 or 0."""
         return 1 if self.scale in (0.0, 1.0) else 2
+
+    @property
+    def needs_absent(self) -> bool:
+        """Unless the scale is 1."""
+        return self.scale != 1.0
 
     def combiner(self) -> Combine:
         """How estimates become one; made anew for each trajectory, so that it may remember."""
@@ -99,11 +117,11 @@ class CFG(GuidancePart):
             if not cond:
                 raise UsageError(f"cfg with scale {self.scale:g} needs conditions; give them, or use scale 1")
             level = path.level(t)
-            if not self.above < math.exp(-float(level.half_log_snr)) <= self.up_to:
+            if not self.covers(level):
                 return denoise(x, t, cond, call)
             if self.scale == 0.0:
                 return denoise(x, t, cond.absent(), call.replace(streams=("uncond",)))
-            uncond, given = self._halves(denoise, x, t, cond, call)
+            uncond, given = halves(denoise, x, t, cond, call, together=self.together)
             return Estimate(combine(x, uncond, given, level, call))
 
         return guided
@@ -128,14 +146,3 @@ class CFG(GuidancePart):
         stds = [torch.std(value, dim=dims, keepdim=True) for value in both]
         factor = self.rescale * stds[1] / stds[0].clamp_min(1e-12) + (1 - self.rescale)
         return (both[0] * factor - b * x) / a
-
-    def _halves(self, denoise: Denoise, x: Tensor, t: float, cond: Conditions, call: Call) -> tuple[Tensor, Tensor]:
-        """Estimates without and with the condition, (B, ...) each."""
-        if not self.together:
-            uncond = denoise(x, t, cond.absent(), call.replace(streams=("uncond",))).x0
-            return uncond, denoise(x, t, cond, call).x0
-        seeds = None if call.seeds is None else call.seeds.repeat(2)
-        both = call.replace(streams=("uncond", "cond"), seeds=seeds)
-        stacked = denoise(x.repeat(2, *(1,) * (x.ndim - 1)), t, cond.absent().cat(cond), both).x0
-        uncond, given = stacked.chunk(2)
-        return uncond, given

@@ -56,7 +56,7 @@ class APG(CFG):
             difference = given - uncond
             if self.momentum:
                 difference = difference + self.momentum * running.before
-                running.now = difference if call.substep == 0 else running.now
+                running.now = difference.detach() if call.substep == 0 else running.now
             guided = given + (self.scale - 1) * self._kept(difference, given)
             return guided if self.rescale == 0 else self._rescaled(x, guided, given, level)
 

@@ -27,12 +27,14 @@ class Estimate:
             another noise sets it.
         shift: Added to the samples after the step, (B, ...); None for nothing. A guidance that corrects samples rather
             than estimates sets it.
-        backward: Passes backward through networks that the estimate took, per sample.
+        evaluations: Evaluations of other networks than the model's that the estimate took, per sample.
+        backward: Passes backward through networks that it took, per sample.
     """
 
     x0: Tensor
     noise: Tensor | None = None
     shift: Tensor | None = None
+    evaluations: float = 0.0
     backward: float = 0.0
 
     def eps(self, x: Tensor, level: Level) -> Tensor:
@@ -63,12 +65,14 @@ class SolverPart(Part, abc.ABC):
         per_step: Evaluations per step; the last step to clean data may take fewer.
         needs_mean: Whether estimates must be posterior means (a consistency model's endpoint will not do).
         renoises: Whether a step is data plus noise, so that a guidance may continue with another noise.
+        shiftable: Whether a guidance may move the samples between steps: steps remember nothing of those before.
     """
 
     kind: str
     per_step: ClassVar[int] = 1
     needs_mean: ClassVar[bool] = True
     renoises: ClassVar[bool] = False
+    shiftable: ClassVar[bool] = False
     memory: ClassVar[type[OnGrid]] = OnGrid
 
     @property

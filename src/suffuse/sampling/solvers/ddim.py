@@ -22,6 +22,7 @@ class DDIM(SolverPart):
 
     kind: Literal["ddim"] = "ddim"
     renoises: ClassVar[bool] = True
+    shiftable: ClassVar[bool] = True
     eta: float = Field(default=0.0, ge=0, le=1)
 
     @property
@@ -58,6 +59,7 @@ class DDPM(SolverPart):
 
     kind: Literal["ddpm"] = "ddpm"
     renoises: ClassVar[bool] = True
+    shiftable: ClassVar[bool] = True
     variance: Literal["small", "large"] = "small"
 
     @property

@@ -77,6 +77,7 @@ class Euler(SolverPart):
     """
 
     kind: Literal["euler"] = "euler"
+    shiftable: ClassVar[bool] = True
     variable: Variable = "sigma"
 
     @property
@@ -112,6 +113,7 @@ class Heun(SolverPart):
 
     kind: Literal["heun"] = "heun"
     per_step: ClassVar[int] = 2
+    shiftable: ClassVar[bool] = True
     variable: Variable = "sigma"
     churn: float = Field(default=0.0, ge=0)
     churn_from: float = Field(default=0.0, ge=0)
@@ -218,6 +220,7 @@ class Midpoint(SolverPart):
 
     kind: Literal["midpoint"] = "midpoint"
     per_step: ClassVar[int] = 2
+    shiftable: ClassVar[bool] = True
     variable: Variable = "sigma"
 
     @property
@@ -255,6 +258,7 @@ class RK4(SolverPart):
 
     kind: Literal["rk4"] = "rk4"
     per_step: ClassVar[int] = 4
+    shiftable: ClassVar[bool] = True
     variable: Variable = "time"
 
     @property

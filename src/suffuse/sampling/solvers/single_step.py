@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class DPMSolver(SolverPart):
     """
 
     kind: Literal["dpm"] = "dpm"
+    shiftable: ClassVar[bool] = True
     order: Literal[1, 2, 3] = 2
     form: Literal["noise", "data"] = "noise"
 
