@@ -23,6 +23,8 @@ _NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("exact", "singularity"): {"path": {"kind": "vp"}, "prediction": "eps"},
     ("data", "hub"): {"path": "someone/pictures"},
     ("data", "images"): {"path": "pictures"},
+    ("guidance", "autoguidance"): {"bad": "runs/small"},
+    ("guidance", "dps"): {"measurement": {"kind": "inpainting"}},
     ("grid", "list"): {"listed": [1.0, 0.5]},
     ("objective", "bootstrap"): {"teacher": {"run": "runs/teacher"}},
 }

@@ -14,7 +14,7 @@ from PIL import Image
 
 from suffuse.base.errors import UsageError
 from suffuse.data import Digits, Rings, Shapes
-from suffuse.sampling import CFG, DDIM, DPMSolverPP, Heun, Karras, ListedTimes, NoGuidance, Uniform
+from suffuse.sampling import CFG, DDIM, CFGPlusPlus, DPMSolverPP, Heun, Karras, ListedTimes, NoGuidance, Uniform
 from suffuse.tasks.runs import OpenRun, Wanted, named, other_data, settle
 from suffuse.training.settings import SamplingSettings
 
@@ -65,6 +65,17 @@ def test_another_scale_keeps_the_interval_of_the_run_s_guidance(digits_run: Open
     assert settle(run, Wanted(cfg=4)).guidance == own.replace(scale=4)
     assert settle(run, Wanted()).guidance == own
     assert settle(run, Wanted(cfg=1)).guidance == NoGuidance()
+
+
+def test_cfg_plus_plus_keeps_its_own_scale_and_its_solvers(digits_run: OpenRun) -> None:
+    assert digits_run.recipe is not None
+    sampling = digits_run.sampling.replace(guidance=CFGPlusPlus(), solver=DDIM())
+    run = replace(digits_run, recipe=digits_run.recipe.replace(sampling=sampling))
+    assert settle(run, Wanted(cfg=1)).guidance == CFGPlusPlus(scale=1.0)
+    with pytest.raises(UsageError, match=r"scale: .* less than or equal to 1 \(got 3"):
+        settle(run, Wanted(cfg=3))
+    with pytest.raises(UsageError, match="solver 'unipc' has no place for; use solver ddim or ddpm"):
+        settle(run, Wanted(solver="unipc"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from suffuse.data import Dataset, GaussianMixture
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.networks import MLP, UNet, count_parameters
 from suffuse.objectives import Denoising
-from suffuse.sampling import CFG
+from suffuse.sampling import CFG, DDIM, DPS, Autoguidance, CFGPlusPlus, GuidancePart, Inpainting, SolverPart, UniPC
 from suffuse.training.recipe import Recipe
 from suffuse.training.run import check_recipe
 
@@ -152,6 +152,25 @@ def test_guidance_that_the_model_could_not_follow_is_refused_before_data(tiny: M
     with pytest.raises(UsageError, match="condition_dropout is 0, so that it is never trained"):
         check_recipe(labelled.replace(objective=Denoising(condition_dropout=0.0)))
     check_recipe(labelled)
+    # Both of autoguidance's models are asked the same, so that an unconditional one will do.
+    worse = Autoguidance(scale=2.0, bad="runs/worse")
+    check_recipe(plain.replace(conditioner=NoCondition(), sampling=plain.sampling.replace(guidance=worse)))
+
+
+@pytest.mark.parametrize(
+    ("solver", "guidance", "message"),
+    [
+        (UniPC(), CFGPlusPlus(), "solver 'unipc' has no place for; use solver ddim or ddpm"),
+        (UniPC(), DPS(measurement=Inpainting()), "solver 'unipc' would take for a bend of their way"),
+        (DDIM(), DPS(measurement=Inpainting()), "'dps' needs a measurement of each sample.*use it from Python"),
+    ],
+)
+def test_guidance_that_sampling_could_not_follow_is_refused_before_data(
+    tiny: Make, solver: SolverPart, guidance: GuidancePart, message: str
+) -> None:
+    plain = tiny().replace(conditioner=ClassLabel(classes=8))
+    with pytest.raises(UsageError, match=message):
+        check_recipe(plain.replace(sampling=plain.sampling.replace(solver=solver, guidance=guidance)))
 
 
 def test_the_data_s_deviation_is_measured_where_asked_for(tiny: Make) -> None:

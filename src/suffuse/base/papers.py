@@ -216,6 +216,19 @@ PAPERS: dict[str, Paper] = {
         2025,
         "arXiv 2410.02416",
     ),
+    "bansal2023universal": Paper("Bansal et al.", "Universal Guidance for Diffusion Models", 2023, "arXiv 2302.07121"),
+    "chung2023dps": Paper(
+        "Chung et al.", "Diffusion Posterior Sampling for General Noisy Inverse Problems", 2023, "arXiv 2209.14687"
+    ),
+    "chung2024cfgpp": Paper(
+        "Chung et al.",
+        "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models",
+        2024,
+        "arXiv 2406.08070",
+    ),
+    "karras2024autoguidance": Paper(
+        "Karras et al.", "Guiding a Diffusion Model with a Bad Version of Itself", 2024, "arXiv 2406.02507"
+    ),
     "sabour2024ays": Paper(
         "Sabour et al.", "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models", 2024, "arXiv 2404.14507"
     ),

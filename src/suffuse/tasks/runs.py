@@ -18,7 +18,7 @@ from suffuse.models.codec import Codec
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import codec_of, load_model, local_folder
-from suffuse.sampling import CFG, Grid, GuidancePart, NoGuidance, Solver
+from suffuse.sampling import CFG, CFGPlusPlus, Grid, GuidancePart, NoGuidance, Solver
 from suffuse.tasks.presets import load_preset
 from suffuse.training.latents import encoded
 from suffuse.training.recipe import Recipe
@@ -164,6 +164,8 @@ def _guidance(run: OpenRun, scale: float | None) -> GuidancePart:
         return own
     if not run.model.conditioner.reads:
         raise UsageError("cfg needs a conditional model, but this one knows no conditions; leave cfg out")
+    if isinstance(own, CFGPlusPlus):  # its 1 is not none
+        return own.replace(scale=scale)
     if scale == 1:
         return NoGuidance()
     return own.replace(scale=scale) if isinstance(own, CFG) else CFG(scale=scale)
@@ -195,6 +197,7 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
     changes = {name: value for name, value in told.items() if value is not None}
     settings = base.replace(solver=solver, grid=grid, guidance=guidance, **changes)
     solver.init(torch.zeros(1), grid.times(path), path)
+    guidance.check(solver)
     return settings
 
 

@@ -12,7 +12,7 @@ from suffuse.objectives import ObjectiveConfig
 from suffuse.objectives.pair_metric import PairMetric
 from suffuse.objectives.targets import TargetWeights
 from suffuse.process import Coupling, Curriculum, NoiseLevels, Pairs, Path, Prediction, TimeCondition, Weighting
-from suffuse.sampling import Grid, Guidance, Solver
+from suffuse.sampling import Grid, Guidance, Measurement, Solver
 
 __all__ = ["JOINTS"]
 
@@ -46,6 +46,7 @@ JOINTS: dict[str, Joint] = {
             Solver,
             Grid,
             Guidance,
+            Measurement,
         ),
     )
 }

@@ -93,6 +93,7 @@ class Recipe(RecipePart):
             )
         times = self.sampling.grid.times(self.path)
         self.sampling.solver.init(torch.zeros(1), times, self.path)
+        self.sampling.guidance.check(self.sampling.solver)
         if not isinstance(self.conditioner, str):
             self.check_guidance(self.conditioner)
 
@@ -157,7 +158,12 @@ class Recipe(RecipePart):
             UsageError: The model is unconditional, or its unconditional half would never be trained.
         """
         guidance = self.sampling.guidance
-        if guidance.most_evaluations < 2:
+        if guidance.reads:
+            raise UsageError(
+                f"sampling.guidance {guidance.kind!r} needs a {guidance.reads[0]} of each sample, which a run's own "
+                "samples do not have; use it from Python"
+            )
+        if not guidance.needs_absent:
             return
         if isinstance(conditioner, NoCondition):
             raise UsageError(
