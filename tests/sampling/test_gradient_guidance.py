@@ -220,7 +220,10 @@ def test_mistakes_are_told() -> None:
 
     refused(r"the loss gave shape \(\) for 4 samples; give one number for each", loss=lambda x0, cond: x0.sum())
     refused("the loss gave values without a gradient", loss=lambda x0, cond: x0.detach().sum(1))
-    with pytest.raises(UsageError, match=r"inner guidance 'cfgpp' gives more than an estimate.*use cfg, apg"):
-        parse(UniversalGuidance, {"loss": _miss, "inner": CFGPlusPlus()})
+    for inner in (CFGPlusPlus(), UniversalGuidance(loss=_miss)):
+        with pytest.raises(
+            UsageError, match=rf"inner guidance '{inner.kind}' gives more than an estimate.*use cfg, apg"
+        ):
+            parse(UniversalGuidance, {"loss": _miss, "inner": inner})
     with pytest.raises(UsageError, match="did you mean 'cfg'"):
         parse(UniversalGuidance, {"loss": _miss, "inner": {"kind": "cfgg"}})

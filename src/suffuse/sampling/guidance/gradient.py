@@ -112,10 +112,11 @@ class GradientGuidance(Interval, abc.ABC):
 
     @model_validator(mode="after")
     def _of_estimates(self) -> Self:
-        if self.inner.renoises or self.inner.shifts:
+        # A gradient of a gradient is not taken: `slope_of` would cut it off without a word.
+        if self.inner.renoises or isinstance(self.inner, GradientGuidance):
             raise ValueError(
-                f"inner guidance {self.inner.kind!r} gives more than an estimate of x0, which a gradient has no place "
-                "for; use cfg, apg or autoguidance inside"
+                f"inner guidance {self.inner.kind!r} gives more than an estimate of x0 that a gradient could go "
+                "through; use cfg, apg or autoguidance inside"
             )
         return self
 
