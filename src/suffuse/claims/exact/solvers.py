@@ -44,13 +44,13 @@ class SolverOrder(ExactPart):
     kind: Literal["solver_order"] = "solver_order"
     solver: Solver
     path: Path = Field(default="vp", validate_default=True)
-    counts: tuple[int, ...] = (320, 640, 1280)
-    shown: tuple[int, ...] = (20, 40, 80, 160)
+    counts: tuple[int, ...] = (160, 320, 640)
+    shown: tuple[int, ...] = (20, 40, 80)
 
     def of(self, seed: int) -> dict[str, float]:
         """Errors and slopes over 64 starts."""
 
-        model, truth = three_normals(self.path), trajectory("three", seed, self.counts[-1], 4)
+        model, truth = three_normals(self.path), trajectory("three", seed, self.counts[-1], 8)
 
         def rms(steps: int, warm: int = 0) -> float:
             return error(self.solver, model, truth, steps, warm=warm)
@@ -85,8 +85,8 @@ class WeakOrder(ExactPart):
     kind: Literal["weak_order"] = "weak_order"
     solver: Solver
     path: Path = Field(default="vp", validate_default=True)
-    counts: tuple[int, ...] = (320, 640, 1280)
-    shown: tuple[int, ...] = (20, 40, 80, 160)
+    counts: tuple[int, ...] = (160, 320, 640)
+    shown: tuple[int, ...] = (20, 40, 80)
 
     def of(self, seed: int) -> dict[str, float]:
         """Deterministic: the seed changes nothing."""
