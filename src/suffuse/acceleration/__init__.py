@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from suffuse.acceleration.applied import applied
+from suffuse.acceleration.apply import applied
 from suffuse.acceleration.deepcache import DeepCache
 from suffuse.acceleration.encoder_reuse import EncoderReuse
 from suffuse.acceleration.layers import Applied
 from suffuse.acceleration.macs import BlockMacs, block_macs, counted_macs
 from suffuse.acceleration.plan import NoPlan, PlanPart
+from suffuse.acceleration.region_adaptive import RegionAdaptive
 from suffuse.acceleration.residual import ResidualReuse, Taylor
 from suffuse.acceleration.threshold import FirstBlockCache, TeaCache
 from suffuse.acceleration.timeline import Timeline
+from suffuse.acceleration.token_merging import TokenMerging
 from suffuse.base.part import Joint
 
 __all__ = [
@@ -22,15 +24,29 @@ __all__ = [
     "NoPlan",
     "Plan",
     "PlanPart",
+    "RegionAdaptive",
     "ResidualReuse",
     "Taylor",
     "TeaCache",
     "Timeline",
+    "TokenMerging",
     "applied",
     "block_macs",
     "counted_macs",
 ]
 
 Plan = Annotated[
-    PlanPart, Joint("plan", NoPlan, DeepCache, EncoderReuse, ResidualReuse, Taylor, FirstBlockCache, TeaCache)
+    PlanPart,
+    Joint(
+        "plan",
+        NoPlan,
+        DeepCache,
+        EncoderReuse,
+        ResidualReuse,
+        Taylor,
+        FirstBlockCache,
+        TeaCache,
+        RegionAdaptive,
+        TokenMerging,
+    ),
 ]

@@ -22,9 +22,6 @@ from suffuse.process import Level
 
 __all__ = ["applied"]
 
-# Pure noise and clean data have infinite half log-SNRs; polynomials in it need a number.
-_FARTHEST = 10.0
-
 
 @contextmanager
 def applied(
@@ -78,12 +75,11 @@ def _applied_to_denoiser(model: Denoiser, plan: PlanPart, count_macs: bool) -> I
     check_together(layers, plan)
     plan.check(network)
     found = Applied(plan, network, count_macs=count_macs)
-    with plan.around(network):
-        model.planned = _Planned((*layers, Layer(found, {})))
-        try:
-            yield found
-        finally:
-            model.planned = before
+    model.planned = _Planned((*layers, Layer(found, {})))
+    try:
+        yield found
+    finally:
+        model.planned = before
 
 
 class _Planned:
@@ -124,7 +120,7 @@ class _Planned:
 
 
 def _place(level: Level, step: int) -> float:
-    """Where on the way a call is."""
-    if isinstance(level.half_log_snr, Tensor):
+    """Where on the way a call is, 1 at pure noise: the time of the flow path, finite at both ends of every path."""
+    if isinstance(level.sigma, Tensor):
         return float(step)
-    return max(-_FARTHEST, min(float(level.half_log_snr), _FARTHEST))
+    return float(level.sigma / (level.alpha + level.sigma))

@@ -67,7 +67,7 @@ def applied_to_model(
     whole = model.forward if before is None else before.whole
     counter = _Counter(steps, streams) if before is None else before.counter
     planned = _PlannedForward(network, whole, (*layers, Layer(found, {})), counter)
-    with plan.around(network), replaced_forwards({model: planned}), _told_by(scheduler, planned):
+    with replaced_forwards({model: planned}), _told_by(scheduler, planned):
         yield found
 
 

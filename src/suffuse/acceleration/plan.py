@@ -8,7 +8,6 @@ puts it there.
 from __future__ import annotations
 
 import abc
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
@@ -59,7 +58,7 @@ class Moment:
         step: Number of the call in its run, from 0: the solver's step where that is known.
         steps: Calls that the run will have; None when nobody knows.
         x: The network's input, (B, C, ...).
-        place: Where on the way the call is: half log-SNR, or the step where that is not known or not finite.
+        place: Where on the way the call is: sigma / (alpha + sigma), or the step where that is not known.
         ahead: (count) -> the network under the arguments of this call and of the count - 1 next ones, stacked along
             the batch in that order; None where these are not known, as in Heun's second evaluation.
     """
@@ -157,10 +156,6 @@ class PlanPart(Part, abc.ABC):
     def check(self, network: Network) -> None:
         """Raise a `UsageError` for a network that the plan is not for."""
         self.bind(network, None)
-
-    def around(self, network: Network) -> contextlib.AbstractContextManager[None]:
-        """What is in place for as long as the plan is applied; nothing for most."""
-        return contextlib.nullcontext()
 
     def preview(self, network: Network, steps: int) -> Timeline:
         """What will compute at each step: no number is computed.

@@ -131,6 +131,8 @@ class History:
     def keep(self, moment: Moment, features: dict[str, Tensor]) -> None:
         """A refresh's features."""
         self.step, self.x = moment.step, moment.x.detach()
+        if self._places and self._places[0] == moment.place:  # no polynomial goes through one place twice
+            del self._places[0], self._features[0]
         self._places = [moment.place, *self._places][: self.order + 1]
         detached = {name: value.detach() for name, value in features.items()}
         self._features = [detached, *self._features][: self.order + 1]
