@@ -11,6 +11,7 @@ from suffuse.acceleration import (
     DeepCache,
     EncoderReuse,
     FirstBlockCache,
+    MacCounter,
     NoPlan,
     PlanPart,
     RegionAdaptive,
@@ -273,7 +274,7 @@ def test_multiply_accumulates_are_those_of_the_flop_counter(unet):
     x = noise(2)
     with torch.no_grad():
         full = counted_macs(lambda: unet.denoise(x, 300.0))
-        with applied(unet, DeepCache(every=2), count_macs=True) as run:
+        with applied(unet, DeepCache(every=2), counter=MacCounter()) as run:
             unet.denoise(x, 300.0, None, _call(0))
             after_full = run.macs
             unet.denoise(x, 300.0, None, _call(1))

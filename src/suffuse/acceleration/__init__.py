@@ -6,7 +6,7 @@ from suffuse.acceleration.apply import applied
 from suffuse.acceleration.deepcache import DeepCache
 from suffuse.acceleration.encoder_reuse import EncoderReuse
 from suffuse.acceleration.layers import Applied
-from suffuse.acceleration.macs import BlockMacs, block_macs, counted_macs
+from suffuse.acceleration.macs import BlockMacs, MacCounter, block_macs, counted_macs
 from suffuse.acceleration.plan import NoPlan, PlanPart
 from suffuse.acceleration.region_adaptive import RegionAdaptive
 from suffuse.acceleration.residual import ResidualReuse, Taylor
@@ -21,6 +21,7 @@ __all__ = [
     "DeepCache",
     "EncoderReuse",
     "FirstBlockCache",
+    "MacCounter",
     "NoPlan",
     "Plan",
     "PlanPart",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from suffuse.acceleration.foreign import applied_to_model, network_of
 from suffuse.acceleration.layers import Applied, Layer, check_together, run_layers
+from suffuse.acceleration.macs import MacCounter
 from suffuse.acceleration.plan import Evaluate, Moment, PlanPart
 from suffuse.acceleration.repeat import repeated
 from suffuse.base.call import Call
@@ -30,7 +31,7 @@ def applied(
     *,
     steps: int | None = None,
     streams: int = 1,
-    count_macs: bool = False,
+    counter: MacCounter | None = None,
 ) -> Iterator[Applied]:
     """Apply a plan for as long as the context lasts; after it, also after an exception, all is as it was.
 
@@ -45,7 +46,7 @@ def applied(
         steps: Calls of a run, for a bare diffusers network; a Denoiser and a pipeline know it.
         streams: How many times a diffusers network is called at each step, one call after the other (guidance that
             does not stack its halves along the batch).
-        count_macs: Count multiply-accumulates, in `Applied.macs`; the first call of each kind takes longer.
+        counter: Counts multiply-accumulates, in `Applied.macs`; the first call of each kind takes longer.
 
     Yields:
         What comes of it: `timeline()`, `macs`.
@@ -54,18 +55,18 @@ def applied(
         UsageError: Another target, a plan that does not fit the network or a plan before it, a compiled network.
     """
     if isinstance(target, Denoiser):
-        with _applied_to_denoiser(target, plan, count_macs) as found:
+        with _applied_to_denoiser(target, plan, counter) as found:
             yield found
         return
     if isinstance(target, Network):
         raise UsageError("a plan stands between a Denoiser and its network; apply it to the Denoiser")
     model, scheduler = network_of(target)
-    with applied_to_model(model, scheduler, plan, steps=steps, streams=streams, count_macs=count_macs) as found:
+    with applied_to_model(model, scheduler, plan, steps=steps, streams=streams, counter=counter) as found:
         yield found
 
 
 @contextmanager
-def _applied_to_denoiser(model: Denoiser, plan: PlanPart, count_macs: bool) -> Iterator[Applied]:
+def _applied_to_denoiser(model: Denoiser, plan: PlanPart, counter: MacCounter | None) -> Iterator[Applied]:
     network, before = model.network, model.planned
     if network._compiled_call_impl is not None and plan.owns & {"tokens", "attention"}:
         raise UsageError(
@@ -74,7 +75,7 @@ def _applied_to_denoiser(model: Denoiser, plan: PlanPart, count_macs: bool) -> I
     layers = before.layers if isinstance(before, _Planned) else ()
     check_together(layers, plan)
     plan.check(network)
-    found = Applied(plan, network, count_macs=count_macs)
+    found = Applied(plan, network, counter)
     model.planned = _Planned((*layers, Layer(found, {})))
     try:
         yield found

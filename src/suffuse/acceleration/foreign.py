@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from suffuse.acceleration.layers import Applied, Layer, check_together, run_layers
+from suffuse.acceleration.macs import MacCounter
 from suffuse.acceleration.plan import Evaluate, Moment, PlanPart
 from suffuse.acceleration.repeat import repeated
 from suffuse.base.errors import UsageError
@@ -47,7 +48,7 @@ def network_of(target: Any) -> tuple[nn.Module, Any]:  # Any: a model or a pipel
 
 @contextmanager
 def applied_to_model(
-    model: nn.Module, scheduler: Any, plan: PlanPart, *, steps: int | None, streams: int, count_macs: bool
+    model: nn.Module, scheduler: Any, plan: PlanPart, *, steps: int | None, streams: int, counter: MacCounter | None
 ) -> Iterator[Applied]:
     """Put a plan before a diffusers network; arguments as for `applied`."""
     if streams < 1 or (steps is not None and steps < 1):
@@ -63,10 +64,10 @@ def applied_to_model(
     layers = () if before is None else before.layers
     check_together(layers, plan)
     plan.check(network)
-    found = Applied(plan, network, count_macs=count_macs)
+    found = Applied(plan, network, counter)
     whole = model.forward if before is None else before.whole
-    counter = _Counter(steps, streams) if before is None else before.counter
-    planned = _PlannedForward(network, whole, (*layers, Layer(found, {})), counter)
+    calls = _Calls(steps, streams) if before is None else before.calls
+    planned = _PlannedForward(network, whole, (*layers, Layer(found, {})), calls)
     with replaced_forwards({model: planned}), _told_by(scheduler, planned):
         yield found
 
@@ -82,7 +83,7 @@ def _check_untouched(model: nn.Module, ours: object) -> None:
         )
 
 
-class _Counter:
+class _Calls:
     """Counts the calls of a network: which step of the run, which of its streams.
 
     Args:
@@ -94,34 +95,34 @@ class _Counter:
         self.steps, self.streams = steps, streams
         self.known = steps is not None
         self.times: Tensor | None = None
-        self.calls = 0
+        self.count = 0
         self._last: float | None = None
 
     def begin(self, times: Tensor) -> None:
         """A scheduler has set its times: a run begins."""
-        self.times, self.calls = times, 0
+        self.times, self.count = times, 0
         self.steps = len(times) if not self.known else self.steps
 
     def next(self, timestep: Any) -> tuple[int, int]:  # Any: as diffusers' networks take it
         """Step and stream of a call."""
         if self.times is None:
             self._watch(timestep)
-        if self.steps is not None and self.calls >= self.steps * self.streams:
+        if self.steps is not None and self.count >= self.steps * self.streams:
             raise UsageError(
                 f"the network was called more than {self.steps * self.streams} times in a run of {self.steps} steps; "
                 "if it is called several times at each step, say how many by `streams`; if the scheduler was changed, "
                 "apply the plan after that"
             )
-        step, stream = divmod(self.calls, self.streams)
-        self.calls += 1
+        step, stream = divmod(self.count, self.streams)
+        self.count += 1
         return step, stream
 
     def _watch(self, timestep: Any) -> None:
         """Without a scheduler a time that rises, or a run that is full, begins the next run."""
         now = float(torch.as_tensor(timestep).max())
-        full = self.steps is not None and self.calls == self.steps * self.streams
+        full = self.steps is not None and self.count == self.steps * self.streams
         if full or (self._last is not None and now > self._last):
-            self.calls = 0
+            self.count = 0
         self._last = now
 
 
@@ -129,15 +130,15 @@ class _PlannedForward:
     """A diffusers network's forward under plans."""
 
     def __init__(
-        self, network: DiffusersNetwork, whole: Callable[..., Any], layers: tuple[Layer, ...], counter: _Counter
+        self, network: DiffusersNetwork, whole: Callable[..., Any], layers: tuple[Layer, ...], calls: _Calls
     ) -> None:
-        self.network, self.whole, self.layers, self.counter = network, whole, layers, counter
+        self.network, self.whole, self.layers, self.calls = network, whole, layers, calls
         self.signature = inspect.signature(whole)
         self._answers: type | None = None
 
     def begin(self, times: Tensor) -> None:
         """A run begins."""
-        self.counter.begin(times)
+        self.calls.begin(times)
         for layer in self.layers:
             layer.policies.clear()
 
@@ -145,7 +146,7 @@ class _PlannedForward:
         """The model's own signature and kinds of answer."""
         arguments = self.signature.bind(*args, **options).arguments
         x: Tensor = arguments["sample"] if "sample" in arguments else arguments["hidden_states"]
-        step, stream = self.counter.next(arguments["timestep"])
+        step, stream = self.calls.next(arguments["timestep"])
         answers: list[Any] = []
 
         def at(arguments: dict[str, Any]) -> Evaluate:
@@ -160,12 +161,12 @@ class _PlannedForward:
             return evaluate
 
         def ahead(count: int) -> Evaluate:
-            assert self.counter.times is not None
-            later = self.counter.times[step : step + count].to(x.device).repeat_interleave(len(x))
+            assert self.calls.times is not None
+            later = self.calls.times[step : step + count].to(x.device).repeat_interleave(len(x))
             return at({**repeated(arguments, count, batch=len(x)), "timestep": later})
 
-        known = self.counter.times is not None and self.counter.streams == 1
-        moment = Moment(step, self.counter.steps, x, float(step), ahead if known else None)
+        known = self.calls.times is not None and self.calls.streams == 1
+        moment = Moment(step, self.calls.steps, x, float(step), ahead if known else None)
         value = run_layers(self.layers, self.network, at(arguments), moment, stream).value
         return self._answer(value, answers, arguments)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from suffuse.acceleration.macs import BlockMacs, counted_macs
+from suffuse.acceleration.macs import BlockMacs, MacCounter
 from suffuse.acceleration.plan import Ask, Asked, Evaluate, Moment, PlanPart, Policy
 from suffuse.acceleration.timeline import Timeline
 from suffuse.base.errors import UsageError
@@ -24,15 +24,14 @@ class Applied:
     Attributes:
         plan: The plan.
         runs: Runs that have begun.
-        macs: Multiply-accumulates of all calls since the plan was applied; None where they are not counted.
+        macs: Multiply-accumulates of all calls since the plan was applied, where they are counted.
     """
 
-    def __init__(self, plan: PlanPart, network: Network, *, count_macs: bool = False) -> None:
-        self.plan, self.network = plan, network
+    def __init__(self, plan: PlanPart, network: Network, counter: MacCounter | None = None) -> None:
+        self.plan, self.network, self.counter = plan, network, counter
         self.runs = 0
-        self.macs: float | None = 0.0 if count_macs else None
+        self.macs = 0.0
         self._asked: dict[Hashable, dict[int, list[Asked]]] = {}
-        self._known: dict[Hashable, float] = {}
 
     def begin(self) -> None:
         """A new run begins."""
@@ -43,24 +42,16 @@ class Applied:
         """Something was asked at a step of a stream."""
         self._asked.setdefault(key, {}).setdefault(step, []).append(asked)
 
-    def counting(self, evaluate: Evaluate, rows: int) -> Evaluate:
+    def counting(self, evaluate: Evaluate, shape: torch.Size, counter: MacCounter) -> Evaluate:
         """The network, with the multiply-accumulates of each call added to `macs`."""
 
         def counted(
             *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
         ) -> Output:
             some = None if tokens is None or tokens.index is None else tokens.index.shape[1]
-            signature = (taps, frozenset(given or ()), some, rows)
-            if signature in self._known:
-                output = evaluate(taps=taps, given=given, tokens=tokens)
-            else:
-                kept: list[Output] = []
-                self._known[signature] = counted_macs(
-                    lambda: kept.append(evaluate(taps=taps, given=given, tokens=tokens))
-                )
-                output = kept[0]
-            assert self.macs is not None
-            self.macs += self._known[signature]
+            kind = (self.network, self.plan, shape[1:], taps, frozenset(given or ()), some)
+            output, macs = counter.run(lambda: evaluate(taps=taps, given=given, tokens=tokens), kind, shape[0])
+            self.macs += macs
             return output
 
         return counted
@@ -153,11 +144,12 @@ def run_layers(
 def _under(layer: Layer, network: Network, evaluate: Evaluate, moment: Moment, key: Hashable) -> Evaluate:
     applied = layer.applied
     policy = layer.policy(key, network, moment.step, moment.steps)
-    if applied.macs is not None:
-        rows, ahead = len(moment.x), moment.ahead
-        evaluate = applied.counting(evaluate, rows)
+    if (counter := applied.counter) is not None:
+        shape, ahead = moment.x.shape, moment.ahead
+        evaluate = applied.counting(evaluate, shape, counter)
         if ahead is not None:
-            moment = replace(moment, ahead=lambda count: applied.counting(ahead(count), rows * count))
+            many = lambda count: torch.Size((shape[0] * count, *shape[1:]))  # noqa: E731
+            moment = replace(moment, ahead=lambda count: applied.counting(ahead(count), many(count), counter))
 
     def through(
         *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None

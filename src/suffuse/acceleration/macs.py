@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from suffuse.acceleration.plan import Evaluate
 
-__all__ = ["BlockMacs", "block_macs", "counted_macs"]
+__all__ = ["BlockMacs", "MacCounter", "block_macs", "counted_macs"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,31 @@ def counted_macs(run: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops()) / 2
+
+
+class MacCounter:
+    """Counts the multiply-accumulates of calls; each kind of call is counted once, and known from then on.
+
+    It can be shared by several contexts, so that one that is timed finds all known.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, float] = {}
+
+    def run(self, call: Callable[[], T], kind: Hashable, rows: int) -> tuple[T, float]:
+        """What a call gives, and its multiply-accumulates.
+
+        Args:
+            call: The call.
+            kind: What it does; calls of a kind take as much for each row.
+            rows: Rows of its batch.
+        """
+        if kind in self._known:
+            return call(), self._known[kind] * rows
+        with FlopCounterMode(display=False) as counter:
+            result = call()
+        self._known[kind] = counter.get_total_flops() / 2 / rows
+        return result, self._known[kind] * rows
 
 
 def block_macs(evaluate: Evaluate, graph: Mapping[str, tuple[str, ...]]) -> BlockMacs:

@@ -18,7 +18,7 @@ from suffuse.base.part import Part, parse
 __all__ = ["AXES", "Comparison", "Measurement", "Ruler", "Versions", "dumps", "loads", "side_by_side"]
 
 FORMAT_VERSION = 1
-AXES = ("solver", "grid", "nfe", "guidance")
+AXES = ("solver", "grid", "nfe", "guidance", "plan")
 """What comparisons vary by default: how was sampled, never what was measured with."""
 
 
@@ -44,6 +44,7 @@ class Ruler(Part):
         grid: The grid, with its settings.
         nfe: Network evaluations a sample, counted.
         guidance: The guidance, with its scale.
+        plan: What of the network was left out or reused, with its settings.
         conditions: What every sample was told, by name: samples that start from an image's small copy are no rivals of
             those that start from its class.
         precision: Of the network while sampling.
@@ -63,6 +64,7 @@ class Ruler(Part):
     grid: str | None = None
     nfe: float | None = Field(default=None, ge=0)
     guidance: str | None = None
+    plan: str = "none"
     conditions: str | None = None
     precision: str | None = None
     samples: int = Field(ge=1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from suffuse.acceleration import MacCounter, NoPlan, applied
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.data import Dataset
@@ -30,6 +32,7 @@ class Generated:
         classes: Names of the model's classes; empty when it knows none.
         nfe: Network evaluations per sample, counted.
         seconds: Wall time of sampling and, for a model of latents, of decoding.
+        macs: Multiply-accumulates of the network per sample; None where they were not counted.
     """
 
     x: Tensor
@@ -37,6 +40,7 @@ class Generated:
     classes: tuple[str, ...]
     nfe: float
     seconds: float
+    macs: float | None = None
 
 
 def conditions_for(run: OpenRun, n: int, label: str | None = None, first: int = 0) -> Conditions | None:
@@ -86,18 +90,20 @@ def generate(
     label: str | None = None,
     on_samples: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    counter: MacCounter | None = None,
 ) -> Generated:
     """Sample a run.
 
     Args:
         run: What to sample.
         n: How many.
-        settings: Solver, grid, guidance, batch, precision.
+        settings: Solver, grid, guidance, plan, batch, precision.
         seed: With the sample's number it determines the noise.
         first: Number of the first sample.
         label: Class of all samples; all classes in turn when None.
         on_samples: Called after each batch with the number of samples finished.
         on_step: Called after each solver step, see `sample_batches`.
+        counter: Counts multiply-accumulates; the first call of each kind takes longer.
     """
     if n < 1:
         raise UsageError(f"n is {n}; ask for at least one sample")
@@ -105,26 +111,30 @@ def generate(
         raise UsageError(f"first is {first}; samples are numbered from 0")
     cond = conditions_for(run, n, label, first)
     parts, rows, seconds, done = [], 0.0, 0.0, 0
-    for made in sample_batches(
-        run.model,
-        n,
-        shape=run.config.shape,
-        solver=settings.solver,
-        grid=settings.grid,
-        guidance=settings.guidance,
-        cond=cond,
-        seed=seed,
-        batch=settings.batch,
-        first=first,
-        precision=settings.precision,
-        on_step=on_step,
-    ):
-        began = time.perf_counter()
-        parts.append(run.decode(made.x).cpu())
-        rows += made.nfe * len(made.x)
-        seconds += made.seconds + time.perf_counter() - began
-        done += len(made.x)
-        if on_samples is not None:
-            on_samples(done)
+    # A plan that computes everything, and counts nothing, is not even there.
+    absent = settings.plan == NoPlan() and counter is None
+    with nullcontext() if absent else applied(run.model, settings.plan, counter=counter) as planned:
+        for made in sample_batches(
+            run.model,
+            n,
+            shape=run.config.shape,
+            solver=settings.solver,
+            grid=settings.grid,
+            guidance=settings.guidance,
+            cond=cond,
+            seed=seed,
+            batch=settings.batch,
+            first=first,
+            precision=settings.precision,
+            on_step=on_step,
+        ):
+            began = time.perf_counter()
+            parts.append(run.decode(made.x).cpu())
+            rows += made.nfe * len(made.x)
+            seconds += made.seconds + time.perf_counter() - began
+            done += len(made.x)
+            if on_samples is not None:
+                on_samples(done)
     labels = cond.values.get("label") if cond else None
-    return Generated(torch.cat(parts), labels, run.config.classes, rows / n, seconds)
+    macs = planned.macs / n if planned is not None and counter is not None else None
+    return Generated(torch.cat(parts), labels, run.config.classes, rows / n, seconds, macs)

@@ -60,6 +60,7 @@ def ruler_of(run: OpenRun, settings: SamplingSettings, made: Generated, seed: in
         grid=named(settings.grid),
         nfe=made.nfe,
         guidance=named(settings.guidance),
+        plan=named(settings.plan),
         conditions=", ".join(run.model.conditioner.reads) or None,
         precision=settings.precision,
         samples=len(made.x),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from suffuse.acceleration import NoPlan, Plan
 from suffuse.base.part import Part
 from suffuse.sampling import DPMSolverPP, Grid, Guidance, NoGuidance, Solver, Uniform
 
@@ -91,6 +92,7 @@ class SamplingSettings(Part):
 
     Attributes:
         solver, grid, guidance: The way from noise to data.
+        plan: What of the network is left out or reused on it, see `suffuse.acceleration`.
         batch: Samples at a time.
         precision: Of the network's matrix products; the sampler's state stays float32.
     """
@@ -98,6 +100,7 @@ class SamplingSettings(Part):
     solver: Solver = DPMSolverPP()
     grid: Grid = Uniform(steps=20)
     guidance: Guidance = NoGuidance()
+    plan: Plan = NoPlan()
     batch: int = Field(default=256, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
 
