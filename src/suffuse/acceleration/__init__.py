@@ -7,7 +7,8 @@ from suffuse.acceleration.deepcache import DeepCache
 from suffuse.acceleration.encoder_reuse import EncoderReuse
 from suffuse.acceleration.layers import Applied
 from suffuse.acceleration.macs import BlockMacs, MacCounter, block_macs, counted_macs
-from suffuse.acceleration.plan import NoPlan, PlanPart
+from suffuse.acceleration.none import NoPlan
+from suffuse.acceleration.plan import PlanPart
 from suffuse.acceleration.region_adaptive import RegionAdaptive
 from suffuse.acceleration.residual import ResidualReuse, Taylor
 from suffuse.acceleration.threshold import FirstBlockCache, TeaCache

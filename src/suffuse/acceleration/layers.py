@@ -148,8 +148,7 @@ def _under(layer: Layer, network: Network, evaluate: Evaluate, moment: Moment, k
         shape, ahead = moment.x.shape, moment.ahead
         evaluate = applied.counting(evaluate, shape, counter)
         if ahead is not None:
-            many = lambda count: torch.Size((shape[0] * count, *shape[1:]))  # noqa: E731
-            moment = replace(moment, ahead=lambda count: applied.counting(ahead(count), many(count), counter))
+            moment = replace(moment, ahead=lambda count: applied.counting(ahead(count), _times(shape, count), counter))
 
     def through(
         *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
@@ -160,6 +159,10 @@ def _under(layer: Layer, network: Network, evaluate: Evaluate, moment: Moment, k
         return policy(Ask(evaluate, network.graph, taps=taps, given=given, tokens=tokens, note=note), moment)
 
     return through
+
+
+def _times(shape: torch.Size, count: int) -> torch.Size:
+    return torch.Size((shape[0] * count, *shape[1:]))
 
 
 def _check_derivatives(x: Tensor) -> None:

@@ -22,7 +22,7 @@ from suffuse.networks.contract import Network, Output, Tokens, needed_blocks
 if TYPE_CHECKING:
     from suffuse.acceleration.timeline import Timeline
 
-__all__ = ["Ask", "Asked", "Evaluate", "Moment", "NoPlan", "PlanPart", "Policy", "checked_steps"]
+__all__ = ["Ask", "Asked", "Evaluate", "Moment", "PlanPart", "Policy", "checked_steps"]
 
 
 class Evaluate(Protocol):
@@ -178,17 +178,6 @@ class PlanPart(Part, abc.ABC):
             moment = Moment(step, steps, torch.zeros(1), float(step), ahead=lambda count: nothing)
             policy(Ask(nothing, network.graph, note=asked[-1].append), moment)
         return Timeline(tuple(network.graph), tuple(tuple(calls) for calls in asked))
-
-
-class NoPlan(PlanPart):
-    """Every block computes at every call."""
-
-    kind: Literal["none"] = "none"
-    owns: ClassVar[frozenset[Literal["blocks", "tokens", "attention"]]] = frozenset()
-
-    def bind(self, network: Network, steps: int | None) -> Policy:
-        """Ask for everything."""
-        return lambda ask, moment: ask()
 
 
 def checked_steps(steps: int | None, plan: PlanPart) -> int:

@@ -24,6 +24,7 @@ from suffuse.base.part import Part
 __all__ = ["closure", "digest", "minimal", "modules_of", "source_hash"]
 
 _ROOT = Path(suffuse.__file__).parent
+_PLANS = "suffuse.acceleration"
 # What computes numbers. The rest (files, locks, logs, tables, the command line) cannot change a figure.
 _NUMERIC = (
     "suffuse.base.randomness",
@@ -33,7 +34,7 @@ _NUMERIC = (
     "suffuse.networks",
     "suffuse.models",
     "suffuse.sampling",
-    "suffuse.acceleration",
+    _PLANS,
     "suffuse.objectives",
     "suffuse.data",
     "suffuse.metrics",
@@ -58,6 +59,7 @@ _NUMERIC = (
 # Of those packages: saving, loading, reading and reporting.
 _PLUMBING = (
     "suffuse.networks.external",
+    "suffuse.acceleration.none",
     "suffuse.models.pretrained",
     "suffuse.models.config",
     "suffuse.data.cache",
@@ -163,15 +165,25 @@ def _counts(module: str) -> bool:
 
 
 def closure(modules: Iterable[str]) -> tuple[str, ...]:
-    """The modules that count among those given and all that they import, sorted."""
+    """The modules that count among those given and all that they import, sorted.
+
+    Sampling imports plans, but without one they are not there: they count only where a part of theirs is in use.
+    """
     found: set[str] = set()
     waiting = [module for module in modules if _counts(module)]
+    if any(map(_of_plans, waiting)):
+        waiting.append(f"{_PLANS}.apply")
     while waiting:
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            waiting.extend(name for name in _imports(module) if _counts(name))
+            followed = _imports(module) if _of_plans(module) else (n for n in _imports(module) if not _of_plans(n))
+            waiting.extend(name for name in followed if _counts(name))
     return tuple(sorted(found))
+
+
+def _of_plans(module: str) -> bool:
+    return module.startswith(f"{_PLANS}.")
 
 
 @functools.lru_cache(maxsize=512)
