@@ -98,7 +98,7 @@ def test_comparison_measures_every_run_solver_and_cost_with_one_ruler(
     found = json.loads((tmp_path / "comparison.json").read_text())
     names = [f"{run} {solver}" for run in ("labelled", "flowing") for solver in ("ddim", "dpmpp")]
     assert [(p["name"], p["nfe"]) for p in found["points"]] == [(name, nfe) for name in names for nfe in (1.0, 3.0)]
-    axes = ("solver", "grid", "nfe", "guidance", "weights", "conditions")
+    axes = ("solver", "grid", "nfe", "guidance", "plan", "weights", "conditions")
     rulers = [{k: v for k, v in p["quality"]["ruler"].items() if k not in axes} for p in found["points"]]
     assert rulers == rulers[:1] * 8
     assert (rulers[0]["samples"], rulers[0]["seed"]) == (16, 5)

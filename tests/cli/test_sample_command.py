@@ -138,6 +138,7 @@ def test_facts_are_json_even_where_a_setting_is_infinite(suffuse: Command, label
         "solver": "heun",
         "grid": "log_snr(steps=2)",
         "guidance": "cfg(scale=3.0)",
+        "plan": "none",
     }
 
 

@@ -40,6 +40,7 @@ def test_every_field_of_a_ruler_counts():
         grid="uniform",
         nfe=10,
         guidance="cfg(2)",
+        plan="deepcache",
         conditions="label",
         precision="bfloat16",
         samples=10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 
 from suffuse.base.errors import RunError, UsageError
 from suffuse.data import Dataset
-from suffuse.metrics import Pixels
+from suffuse.metrics import Fidelity, Pixels
 from suffuse.metrics.ruler import AXES
 from suffuse.tasks.compare import (
     Compared,
     compare,
     comparison_table,
     contenders,
+    front_of,
     read_comparison,
     ruler_words,
     save_comparison,
@@ -129,3 +131,48 @@ def test_a_kept_comparison_that_cannot_be_read_is_refused(compared: Compared, tm
     path.write_text(json.dumps({**compared.dump(), "points": []}))
     with pytest.raises(RunError, match=r"comparison\.json holds no points"):
         read_comparison(tmp_path)
+
+
+@pytest.fixture
+def planned(make_run: MakeRun, make_pictures: MakePictures) -> Compared:
+    """A run with and without plans at two costs."""
+    ways = contenders(
+        [make_run("one")], nfe=(4, 8), solvers=("ddim",), plans=("deepcache", {"kind": "deepcache", "every": 2})
+    )
+    return compare(ways, ImageJudge(make_pictures(), Pixels(SHAPE), count=100), samples=8, seed=3)
+
+
+def test_plans_are_held_against_none_and_against_the_full_run(planned: Compared) -> None:
+    assert [(p.plan, p.nfe) for p in planned.points] == [
+        (plan, nfe) for plan in ("none", "deepcache", "deepcache(every=2)") for nfe in (4, 8)
+    ]
+    none, full, *rest = planned.points
+    assert full.fidelity == Fidelity(psnr=math.inf, ssim=1.0, drift=0.0)
+    assert none.macs is not None
+    assert full.macs == pytest.approx(2 * none.macs)
+    for point, whole in zip(rest, (none, full) * 2, strict=True):
+        assert point.macs is not None
+        assert point.macs < whole.macs
+        assert point.fidelity is not None
+        assert 0 < point.fidelity.psnr < math.inf
+        assert point.quality.ruler.plan == point.plan
+
+
+def test_a_comparison_of_plans_is_shown_and_kept(planned: Compared, tmp_path: Path) -> None:
+    table = comparison_table(planned)
+    head = (
+        "| run and solver | plan | NFE | MMACs a sample | seconds | PSNR | SSIM | drift | pixels | best at its time |"
+    )
+    assert head in table
+    assert "without a plan at the largest NFE" in table
+    best = front_of(planned, "seconds")
+    assert table.count("| yes |") == len(best)
+    save_comparison(planned, tmp_path)
+    assert read_comparison(tmp_path) == planned
+
+
+def test_a_plan_that_does_not_fit_is_refused_before_anything_is_sampled(make_run: MakeRun) -> None:
+    with pytest.raises(UsageError, match="no tokens that could run alone"):
+        contenders([make_run("one")], nfe=(4,), plans=("region_adaptive",))
+    with pytest.raises(UsageError, match="deepcash"):
+        contenders([make_run("one")], nfe=(4,), plans=("deepcash",))

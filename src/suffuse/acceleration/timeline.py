@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from suffuse.base.figures import new_figure, save_figure
+
 if TYPE_CHECKING:
     from suffuse.acceleration.macs import BlockMacs
     from suffuse.acceleration.plan import Asked
@@ -100,30 +102,18 @@ class Timeline:
 
     def draw(self, path: Path) -> None:
         """Write a picture, steps across and blocks downwards: dark computed, light reused."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
         shares = [[min(self.share(step, block), 1.0) for step in range(self.steps)] for block in self.blocks]
-        figure, (above, below) = plt.subplots(
-            2,
-            1,
-            figsize=(max(5.0, 0.16 * self.steps + 2.5), max(3.0, 0.14 * len(self.blocks) + 1.6)),
-            height_ratios=[1, max(2.0, 0.14 * len(self.blocks))],
-            sharex=True,
-            layout="constrained",
-        )
-        spent = [self.spent(step) for step in range(self.steps)]
-        above.bar(range(self.steps), spent, width=0.9, color="#33638d")
+        tall = 0.14 * len(self.blocks)
+        figure = new_figure(max(5.0, 0.16 * self.steps + 2.5), max(3.0, tall + 1.6))
+        above, below = figure.subplots(2, 1, height_ratios=[1, max(2.0, tall)], sharex=True)
+        above.bar(range(self.steps), [self.spent(step) for step in range(self.steps)], width=0.9, color="#33638d")
         above.axhline(self.total, color="#c0392b", linewidth=1)
         above.set_ylabel("blocks" if self.macs is None else "MACs")
         above.set_title(f"{self.total:.0%} of the work of full evaluations", fontsize=10)
         below.imshow(shares, aspect="auto", cmap="Blues", vmin=-0.15, vmax=1.0, interpolation="nearest")
         below.set_yticks(range(len(self.blocks)), self.blocks, fontsize=6)
         below.set_xlabel("step (dark: computed, light: reused)")
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+        save_figure(figure, path)
 
 
 def _spans(numbers: Sequence[int], names: Sequence[str] | None = None, most: int = 4) -> str:

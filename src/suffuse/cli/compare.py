@@ -1,4 +1,4 @@
-"""suffuse compare: quality against cost, for runs and solvers."""
+"""suffuse compare: quality against cost, for runs, solvers and plans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def compare_command(
     runs: Annotated[list[str], typer.Argument(help="Folders of runs.")],
     nfe: Annotated[str, typer.Option("--nfe", help="Network evaluations, separated by commas.")] = "5,10,20,50",
     solver: Annotated[
-        str, typer.Option("--solver", help="Kinds separated by commas; each run's own if left out.")
+        str, typer.Option("--solver", help="Kinds, or fields as YAML, separated by commas; each run's own if left out.")
+    ] = "",
+    plan: Annotated[
+        str,
+        typer.Option("--plan", help="Likewise: deepcache,'{kind: deepcache, every: 2}'; none is always among them."),
     ] = "",
     data: Annotated[str | None, typer.Option("--data", help="Reference data; the first run's own if left out.")] = None,
     n: Annotated[int, typer.Option("--n", help="Samples a measurement.")] = 1000,
@@ -31,8 +35,8 @@ def compare_command(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
-    """Compare runs and solvers at several costs: one table, one plot, one judge."""
-    from suffuse.cli.options import numbers_of
+    """Compare runs, solvers and plans at several costs: one table, one plot, one judge."""
+    from suffuse.cli.options import numbers_of, several_of
     from suffuse.tasks.compare import compare, comparison_table, contenders, save_comparison
     from suffuse.tasks.judge import judge_of
     from suffuse.tasks.report import write_report
@@ -40,8 +44,7 @@ def compare_command(
 
     costs = numbers_of(nfe, "--nfe")
     opened = [open_run(run, weights=weights, device=device) for run in runs]
-    kinds = tuple(kind.strip() for kind in solver.split(",") if kind.strip())
-    ways = contenders(opened, nfe=costs, solvers=kinds, cfg=cfg)
+    ways = contenders(opened, nfe=costs, solvers=several_of(solver), plans=several_of(plan), cfg=cfg)
     judge = judge_of(opened[0], samples=n, source=other_data(opened[0], data), note=note)
     found = compare(ways, judge, samples=n, seed=seed, on_point=note)
     folder = out or opened[0].folder

@@ -12,6 +12,7 @@ __all__ = [
     "GridName",
     "Guide",
     "Nfe",
+    "PlanName",
     "Precision",
     "PresetName",
     "SolverName",
@@ -19,6 +20,7 @@ __all__ = [
     "Weights",
     "fields_of",
     "numbers_of",
+    "several_of",
 ]
 
 Nfe = Annotated[int | None, typer.Option("--nfe", help="Network evaluations per sample, guidance included.")]
@@ -26,6 +28,9 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Solver steps, instea
 SolverName = Annotated[str | None, typer.Option("--solver", help="Kind, or fields as YAML: '{kind: ddim, eta: 1}'.")]
 GridName = Annotated[str | None, typer.Option("--grid", help="Kind, or fields as YAML: '{kind: karras, rho: 7}'.")]
 Guide = Annotated[float | None, typer.Option("--cfg", help="Scale of classifier-free guidance; 1 is none.")]
+PlanName = Annotated[
+    str | None, typer.Option("--plan", help="What the network leaves out: kind, or '{kind: deepcache, every: 3}'.")
+]
 PresetName = Annotated[
     str | None, typer.Option("--preset", help="A way of sampling that `suffuse tune` found; other options change it.")
 ]
@@ -52,6 +57,23 @@ def fields_of(text: str | None) -> str | dict[str, Any] | None:  # Any: YAML val
     except yaml.YAMLError:
         raise UsageError(f"{text!r} is not YAML; write for example '{{kind: ddim, eta: 1}}'") from None
     return dict(fields)
+
+
+def several_of(text: str) -> tuple[str | dict[str, Any], ...]:  # Any: YAML values
+    """Parts separated by commas, each a bare kind or its fields as YAML.
+
+    Raises:
+        UsageError: Not YAML.
+    """
+    pieces, depth = [""], 0
+    for letter in text:
+        depth += (letter in "{[") - (letter in "}]")
+        if letter == "," and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    found = (fields_of(piece.strip()) for piece in pieces if piece.strip())
+    return tuple(part for part in found if part is not None)
 
 
 def numbers_of(text: str, what: str) -> tuple[int, ...]:

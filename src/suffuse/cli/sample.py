@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from suffuse.cli.console import bar, say
-from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, PresetName, SolverName, Steps, Weights
+from suffuse.cli.options import (
+    Batch,
+    Device,
+    GridName,
+    Guide,
+    Nfe,
+    PlanName,
+    Precision,
+    PresetName,
+    SolverName,
+    Steps,
+    Weights,
+)
 
 __all__ = ["sample_command"]
 
@@ -22,6 +34,7 @@ def sample_command(
     solver: SolverName = None,
     grid: GridName = None,
     cfg: Guide = None,
+    plan: PlanName = None,
     preset: PresetName = None,
     label: Annotated[
         str | None, typer.Option("--label", help="Class by name or number; all in turn if left out.")
@@ -52,6 +65,7 @@ def sample_command(
         nfe=nfe,
         steps=steps,
         cfg=cfg,
+        plan=fields_of(plan),
         batch=batch,
         precision=precision,
         preset=preset,
@@ -70,7 +84,7 @@ def sample_command(
     if separate:
         save_each(made.x, folder, seed, first)
     if as_json:
-        how = {joint: named(getattr(settings, joint)) for joint in ("solver", "grid", "guidance")}
+        how = {joint: named(getattr(settings, joint)) for joint in ("solver", "grid", "guidance", "plan")}
         facts = {"file": str(sheet), "samples": n, "first": first, "seed": seed, "weights": opened.config.weights}
         cost = {"nfe": made.nfe, "seconds": made.seconds, "precision": settings.precision}
         say(json.dumps({**facts, **cost, **how}))

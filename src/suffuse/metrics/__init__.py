@@ -8,10 +8,11 @@ from suffuse.metrics.lipschitz import time_lipschitz
 from suffuse.metrics.memorisation import MemorisationReport, Pair, memorisation
 from suffuse.metrics.points import Features, nearest_neighbours
 from suffuse.metrics.precision_recall import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
-from suffuse.metrics.quality import CostPoint, pareto_front
+from suffuse.metrics.quality import CostPoint, Fidelity, pareto_front
 from suffuse.metrics.ruler import Comparison, Measurement, Ruler, Versions, dumps, loads, side_by_side
 from suffuse.metrics.similarity import SquaredError, psnr
 from suffuse.metrics.spread import Spread, spread
+from suffuse.metrics.structural import ssim
 
 __all__ = [
     "Averaged",
@@ -20,6 +21,7 @@ __all__ = [
     "DensityCoverage",
     "FeatureExtractor",
     "Features",
+    "Fidelity",
     "Inception",
     "Measurement",
     "MemorisationReport",
@@ -55,6 +57,7 @@ __all__ = [
     "side_by_side",
     "sliced_wasserstein",
     "spread",
+    "ssim",
     "time_lipschitz",
     "wasserstein",
 ]

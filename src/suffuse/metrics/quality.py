@@ -11,7 +11,22 @@ from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
 from suffuse.metrics.ruler import AXES, Measurement, side_by_side
 
-__all__ = ["CostPoint", "pareto_front"]
+__all__ = ["CostPoint", "Fidelity", "pareto_front"]
+
+
+class Fidelity(Part):
+    """How near samples come to those of a full run with the same noise, pair by pair.
+
+    Attributes:
+        psnr: Peak signal-to-noise ratio in decibels; infinite for equal samples.
+        ssim: Structural similarity, 1 for equal samples.
+        drift: Mean distance in feature space over that of samples that have nothing to do with each other, so that 1 is
+            no likeness.
+    """
+
+    psnr: float
+    ssim: float
+    drift: float
 
 
 class CostPoint(Part):
@@ -19,21 +34,27 @@ class CostPoint(Part):
 
     Attributes:
         name: Of the way, for tables and plots.
+        plan: What of the network was left out or reused.
         nfe: Network evaluations a sample, counted.
         seconds: Wall time of all samples of the measurement.
+        macs: Multiply-accumulates of the network a sample, counted; None where nobody counted.
         quality: The measurement.
+        fidelity: To the full run; None where it was not asked for.
     """
 
     name: str
+    plan: str = "none"
     nfe: float = Field(ge=0)
     seconds: float = Field(ge=0)
+    macs: float | None = Field(default=None, ge=0)
     quality: Measurement
+    fidelity: Fidelity | None = None
 
 
 def pareto_front(
     points: Iterable[CostPoint],
     *,
-    cost: Literal["nfe", "seconds"] = "nfe",
+    cost: Literal["nfe", "seconds", "macs"] = "nfe",
     better: Literal["lower", "higher"] = "lower",
     allow: tuple[str, ...] = AXES,
 ) -> tuple[CostPoint, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -81,11 +80,10 @@ def _norm(part: MLP) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """outer(silu(inner(silu(norm(h))) + time(emb))), (B, W) -> (B, W)."""
+    """outer(silu(inner(silu(norm(h))) + time(emb))), (B, W) -> (B, W), to which the input is added where asked for."""
 
     def __init__(self, part: MLP, layer: int) -> None:
         super().__init__()
-        self.residual = part.residual
         self.norm = _norm(part)
         self.inner = nn.Linear(part.width, part.width)
         self.time = nn.Linear(part.width, part.width)
@@ -94,8 +92,8 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, emb: Tensor, seeds: Tensor | None) -> Tensor:
         changed: Tensor = F.silu(self.inner(F.silu(self.norm(h))) + self.time(emb))
-        changed = self.outer(self.dropout(changed, seeds))
-        return h + changed if self.residual else changed
+        value: Tensor = self.outer(self.dropout(changed, seeds))
+        return value
 
 
 class _Head(nn.Module):
@@ -112,7 +110,10 @@ class _Head(nn.Module):
 
 
 class MLPNetwork(Network):
-    """The live MLP. Blocks: "stem", "blocks.0", "blocks.1", ..., "output"; a block's name is its path."""
+    """The live MLP. Blocks: "stem", "blocks.0", "blocks.1", ..., "output"; a block's name is its path.
+
+    A residual MLP also names what a block adds to its input, "blocks.0.residual", as a DiT does.
+    """
 
     def __init__(self, part: MLP, shape: tuple[int, ...], out_channels: int) -> None:
         super().__init__()
@@ -131,9 +132,14 @@ class MLPNetwork(Network):
         self.stem = nn.Linear(self.in_channels * pixels, part.width)
         self.blocks = nn.ModuleList(_Block(part, layer) for layer in range(part.depth))
         self.output = _Head(part, out_channels * pixels)
-        names = ["stem", *(f"blocks.{layer}" for layer in range(part.depth)), "output"]
-        self.graph = {"stem": (), **{name: (before,) for before, name in pairwise(names)}}
-        self.widths = {name: out_channels * pixels if name == "output" else part.width for name in names}
+        self.graph = {"stem": ()}
+        for layer in range(part.depth):
+            before, name = next(reversed(self.graph)), f"blocks.{layer}"
+            if part.residual:
+                self.graph[f"{name}.residual"] = (before,)
+            self.graph[name] = (before, f"{name}.residual") if part.residual else (before,)
+        self.graph["output"] = (f"blocks.{part.depth - 1}",)
+        self.widths = {name: out_channels * pixels if name == "output" else part.width for name in self.graph}
 
     def forward(
         self,
@@ -154,7 +160,9 @@ class MLPNetwork(Network):
         checkpointing = self.part.checkpointing and torch.is_grad_enabled()
 
         def compute(name: str, inputs: list[Tensor]) -> Tensor:
-            block = self.get_submodule(name)
+            if len(inputs) == 2:
+                return inputs[0] + inputs[1]
+            block = self.get_submodule(name.removesuffix(".residual"))
             if name == "stem":
                 return call_block(block, flat, checkpointing=False)
             if name == "output":

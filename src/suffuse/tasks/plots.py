@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +13,67 @@ from torch import Tensor
 from suffuse.base.figures import new_figure, save_figure
 from suffuse.metrics import CostPoint
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["cost_curves", "loss_curve", "sample_rows", "scatter"]
+__all__ = ["COSTS", "Cost", "cost_curves", "loss_curve", "sample_rows", "scatter"]
 
 
-def cost_curves(points: Sequence[CostPoint], floor: float | None, headline: str, path: Path) -> None:
-    """Distance against network evaluations and against seconds, a line a run and solver.
+Cost = Literal["nfe", "macs", "seconds"]
+COSTS: dict[Cost, str] = {"nfe": "network evaluations per sample", "macs": "MMACs per sample", "seconds": "seconds"}
+"""What a sample may cost, and its name on an axis."""
+
+_MARKS = "os^Dv*Ph"
+
+
+def cost_curves(
+    points: Sequence[CostPoint],
+    floor: float | None,
+    headline: str,
+    fronts: Mapping[Cost, Sequence[CostPoint]],
+    path: Path,
+) -> None:
+    """Distance against what it costs: a colour a run and solver, a mark a plan.
 
     Args:
         points: What to draw.
         floor: Drawn as a dashed line; None for none.
         headline: Name of the distance.
+        fronts: For each cost that is drawn, the points that nothing beats at the same or a lower one; they are ringed.
         path: PNG file.
     """
-    figure = new_figure(9, 3.6)
-    axes = figure.subplots(1, 2, sharey=True)
-    names = dict.fromkeys(point.name for point in points)
-    for axis, cost, label in zip(axes, ("nfe", "seconds"), ("network evaluations per sample", "seconds"), strict=True):
-        for name in names:
-            rows = sorted((p for p in points if p.name == name), key=lambda p: p.nfe)
-            axis.plot([getattr(p, cost) for p in rows], [p.quality.value for p in rows], "o-", label=name, ms=4)
+    lines = list(dict.fromkeys((point.name, point.plan) for point in points))
+    colours = {name: f"C{place % 10}" for place, name in enumerate(dict.fromkeys(name for name, _ in lines))}
+    marks = {plan: _MARKS[place % 8] for place, plan in enumerate(dict.fromkeys(plan for _, plan in lines))}
+    from matplotlib.ticker import LogLocator
+
+    figure = new_figure(4.8 * len(fronts), 3.6 + 0.09 * max(len(lines) - 6, 0))
+    axes = figure.subplots(1, len(fronts), sharey=True)
+    for axis, (cost, front) in zip(axes, fronts.items(), strict=True):
+        unit = 1e6 if cost == "macs" else 1
+        for name, plan in lines:
+            rows = sorted((p for p in points if (p.name, p.plan) == (name, plan)), key=lambda p: p.nfe)
+            words = name if plan == "none" else f"{name}, {plan}"
+            places, values = [getattr(p, cost) / unit for p in rows], [p.quality.value for p in rows]
+            axis.plot(places, values, f"{marks[plan]}-", c=colours[name], label=words, ms=5, lw=0.8)
+        places, values = [getattr(p, cost) / unit for p in front], [p.quality.value for p in front]
+        if front:
+            axis.step(
+                places, values, "o-", where="post", c="black", mfc="none", ms=10, lw=0.6, label="best at its cost"
+            )
         if floor is not None:
             axis.axhline(floor, ls="--", c="grey", lw=1, label="two halves of the real data, half the count")
-        axis.set(xlabel=label, xscale="log", yscale="log")
+        axis.set(xlabel=COSTS[cost], xscale="log", yscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
-    costs = sorted({point.nfe for point in points})
-    axes[0].set_xticks(costs, [f"{cost:g}" for cost in costs])
+    if "nfe" in fronts:
+        ticks = sorted({point.nfe for point in points})
+        axes[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes[0].set_ylabel(headline)
-    axes[0].legend(fontsize=8)
+    if len(lines) <= 4:
+        axes[0].legend(fontsize=8)
+    else:
+        handles, words = axes[0].get_legend_handles_labels()
+        figure.legend(handles, words, loc="outside lower center", ncols=3, fontsize=8)
     save_figure(figure, path)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from suffuse.base import files
-from suffuse.tasks.compare import SHEET, Compared, read_comparison, ruler_words
+from suffuse.tasks.compare import SHEET, Compared, comparison_rows, read_comparison, ruler_words
 from suffuse.tasks.evaluate import FOLDER, read_evaluation
 from suffuse.tasks.plots import loss_curve
 from suffuse.training.metrics_log import read_metrics
@@ -71,7 +72,7 @@ def _samples(folder: Path) -> list[str]:
     return ["<h2>Samples</h2><p>The first ones of the evaluation, not picked.</p>", picture] if picture else []
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row) + "</tr>" for row in rows)
     return f"<table><tr>{top}</tr>{body}</table>"
@@ -89,15 +90,11 @@ def _figures(found: dict[str, Any]) -> list[str]:  # Any: JSON values
 
 
 def _comparison(found: Compared, folder: Path) -> list[str]:
-    rows: list[tuple[object, ...]] = [
-        (p.name, f"{p.nfe:g}", f"{p.seconds:.2f}", f"{p.quality.value:.4g}") for p in found.points
-    ]
-    if found.floor is not None:
-        rows.append(("two halves of the real data, half the count", "", "", f"{found.floor:.4g}"))
+    head, rows = comparison_rows(found)
     return [
         "<h2>Quality against cost</h2>",
         _picture(folder / "comparison.png", "distance against evaluations and seconds", "plot"),
-        _table(("run and solver", "NFE", "seconds", found.headline), rows),
+        _table(head, rows),
         *([_picture(folder / SHEET, "samples, one row a point", "plot")] if (folder / SHEET).is_file() else []),
         *(f"<p class='ruler'>{html.escape(words)}</p>" for words in ruler_words(found)),
     ]

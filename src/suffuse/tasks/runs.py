@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from suffuse.acceleration import Plan
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import Part, explain
 from suffuse.data import Data, DataPart, Dataset, data_from
@@ -99,6 +100,7 @@ class Wanted:
         nfe: Network evaluations per sample, guidance's halves included.
         steps: Solver steps; not together with nfe.
         cfg: Scale of classifier-free guidance.
+        plan: Kind, or fields.
         batch: Samples at a time.
         precision: Of the network, float32 or bfloat16.
         preset: Name of a preset in the run's folder, to which the other wishes are changes.
@@ -109,6 +111,7 @@ class Wanted:
     nfe: int | None = None
     steps: int | None = None
     cfg: float | None = None
+    plan: str | Mapping[str, Any] | None = None  # Any: as above
     batch: int | None = None
     precision: str | None = None
     preset: str | None = None
@@ -193,11 +196,13 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
         grid = grid.replace(steps=solver.steps_for(calls, to_clean=float(end.sigma) == 0))
     elif wanted.steps is not None:
         grid = grid.replace(steps=wanted.steps)
+    plan = base.plan if wanted.plan is None else _part(Plan, wanted.plan, "sampling")
     told = {"batch": wanted.batch, "precision": wanted.precision}
     changes = {name: value for name, value in told.items() if value is not None}
-    settings = base.replace(solver=solver, grid=grid, guidance=guidance, **changes)
+    settings = base.replace(solver=solver, grid=grid, guidance=guidance, plan=plan, **changes)
     solver.init(torch.zeros(1), grid.times(path), path)
     guidance.check(solver)
+    plan.bind(run.model.network, grid.steps)
     return settings
 
 
