@@ -19,7 +19,11 @@ from suffuse.base.part import Joint, Part, parse
 _NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("conditioner", "class_label"): {"classes": 10},
     ("conditioner", "label_number"): {"classes": 10, "null": True},
+    ("exact", "few_steps"): {"solver": {"kind": "ddim"}},
     ("exact", "price"): {"ambient": 3, "rank": 1},
+    ("exact", "scheduler_match"): {"pair": "DDIM"},
+    ("exact", "solver_order"): {"solver": {"kind": "ddim"}},
+    ("exact", "weak_order"): {"solver": {"kind": "ddpm"}},
     ("exact", "singularity"): {"path": {"kind": "vp"}, "prediction": "eps"},
     ("data", "hub"): {"path": "someone/pictures"},
     ("data", "images"): {"path": "pictures"},

@@ -40,7 +40,7 @@ class ThresholdPlan(PlanPart):
     longest: int | None = Field(default=None, ge=1)
 
     @abc.abstractmethod
-    def meter(self) -> Meter:
+    def meter(self) -> _Meter:
         """What measures the change along one run."""
 
     def bind(self, network: Network, steps: int | None) -> Policy:
@@ -62,7 +62,7 @@ class ThresholdPlan(PlanPart):
         )
 
 
-class Meter(abc.ABC):
+class _Meter(abc.ABC):
     """How much the probe has changed, along one run."""
 
     @abc.abstractmethod
@@ -74,25 +74,25 @@ class Meter(abc.ABC):
         """The middle was computed at this probe."""
 
 
-def relative_change(now: Tensor, before: Tensor) -> float:
+def _relative_change(now: Tensor, before: Tensor) -> float:
     """Mean absolute difference over the mean absolute value before."""
     return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
 
 
-class _SinceComputed(Meter):
+class _SinceComputed(_Meter):
     """Change of the probe since the middle was computed."""
 
     def __init__(self) -> None:
         self.probe: Tensor | None = None
 
     def changed(self, probe: Tensor) -> float:
-        return float("inf") if self.probe is None else relative_change(probe, self.probe)
+        return float("inf") if self.probe is None else _relative_change(probe, self.probe)
 
     def computed(self, probe: Tensor) -> None:
         self.probe = probe
 
 
-class _Gathered(Meter):
+class _Gathered(_Meter):
     """Sum of the changes from step to step, each of them through a polynomial."""
 
     def __init__(self, coefficients: tuple[float, ...]) -> None:
@@ -102,7 +102,7 @@ class _Gathered(Meter):
 
     def changed(self, probe: Tensor) -> float:
         if self.probe is not None:
-            change, value = relative_change(probe, self.probe), 0.0
+            change, value = _relative_change(probe, self.probe), 0.0
             for coefficient in self.coefficients:
                 value = value * change + coefficient
             self.sum += max(value, 0.0)
@@ -116,12 +116,12 @@ class _Gathered(Meter):
 class FirstBlockCache(ThresholdPlan):
     """The change is that of the probe since the last step that computed the middle.
 
-    Source: the first-block cache of ParaAttention and diffusers; `front` and `back` after cache-dit.
+    After the first-block cache of ParaAttention and diffusers; `front` and `back` as in cache-dit.
     """
 
     kind: Literal["first_block"] = "first_block"
 
-    def meter(self) -> Meter:
+    def meter(self) -> _Meter:
         """Since the middle was computed."""
         return _SinceComputed()
 
@@ -141,7 +141,7 @@ class TeaCache(ThresholdPlan):
     kind: Literal["teacache"] = "teacache"
     coefficients: tuple[float, ...] = Field(default=(1.0, 0.0), min_length=1)
 
-    def meter(self) -> Meter:
+    def meter(self) -> _Meter:
         """Summed from step to step."""
         return _Gathered(self.coefficients)
 

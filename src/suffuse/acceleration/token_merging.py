@@ -78,7 +78,7 @@ class _Merging:
             if x.shape[1] * self.plan.finest**2 < self.most or options.get("encoder_hidden_states") is not None:
                 value: Tensor = forward(x, *args, **options)
                 return value
-            merge, part = matched(x, _grid(x.shape[1], sides), self.plan.ratio, step)
+            merge, part = _matched(x, _grid(x.shape[1], sides), self.plan.ratio, step)
             return part(forward(merge(x), *args, **options))
 
         return merged
@@ -91,7 +91,7 @@ def _grid(count: int, sides: tuple[int, int]) -> tuple[int, int]:
     return (rows, count // rows) if count % rows == 0 else (1, count)
 
 
-def matched(
+def _matched(
     x: Tensor, grid: tuple[int, int], ratio: float, step: int
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """How to merge tokens, and how to part them again.

@@ -245,4 +245,36 @@ PAPERS: dict[str, Paper] = {
         "arXiv 2309.05019",
     ),
     "yang2024etsdm": Paper("Yang et al.", "Lipschitz Singularities in Diffusion Models", 2024, "arXiv 2306.11251"),
+    "bolya2023tomesd": Paper("Bolya and Hoffman", "Token Merging for Fast Stable Diffusion", 2023, "arXiv 2303.17604"),
+    "chen2024deltadit": Paper(
+        "Chen et al.",
+        "Delta-DiT: A Training-Free Acceleration Method Tailored for Diffusion Transformers",
+        2024,
+        "arXiv 2406.01125",
+    ),
+    "li2024fasterdiffusion": Paper(
+        "Li et al.",
+        "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference",
+        2024,
+        "arXiv 2312.09608",
+    ),
+    "liu2025ras": Paper("Liu et al.", "Region-Adaptive Sampling for Diffusion Transformers", 2025, "arXiv 2502.10389"),
+    "liu2025taylorseer": Paper(
+        "Liu et al.",
+        "From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers",
+        2025,
+        "arXiv 2503.06923",
+    ),
+    "liu2025teacache": Paper(
+        "Liu et al.", "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2025, "arXiv 2411.19108"
+    ),
+    "ma2024deepcache": Paper(
+        "Ma et al.", "DeepCache: Accelerating Diffusion Models for Free", 2024, "arXiv 2312.00858"
+    ),
+    "wang2004ssim": Paper(
+        "Wang et al.",
+        "Image Quality Assessment: From Error Visibility to Structural Similarity",
+        2004,
+        "IEEE Transactions on Image Processing 13",
+    ),
 }
