@@ -30,6 +30,8 @@ _NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("guidance", "autoguidance"): {"bad": "runs/small"},
     ("guidance", "dps"): {"measurement": {"kind": "inpainting"}},
     ("grid", "list"): {"listed": [1.0, 0.5]},
+    ("plan", "held"): {"blocks": ["mid"]},
+    ("measure", "plan_fidelity"): {"ways": [{"name": "a"}]},
     ("objective", "bootstrap"): {"teacher": {"run": "runs/teacher"}},
 }
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from acceleration.tiny_models import our_dit, our_unet, randomised
+from acceleration.tiny_models import at, made, noise, our_unet, randomised
 from suffuse.acceleration import (
     DeepCache,
     EncoderReuse,
@@ -23,16 +22,13 @@ from suffuse.acceleration import (
     block_macs,
     counted_macs,
 )
-from suffuse.acceleration.deepcache import decoder_blocks
 from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.models.conditioner import ClassLabel
 from suffuse.models.denoiser import Denoiser
-from suffuse.process import Identity
-from suffuse.sampling import CFG, DDIM, DPMSolverPP, Heun, Uniform, sample
+from suffuse.sampling import CFG, Heun, Uniform
 
-SHAPE = (3, 8, 8)
 NEUTRAL_UNET: tuple[PlanPart, ...] = (
     NoPlan(),
     DeepCache(every=1),
@@ -49,25 +45,6 @@ NEUTRAL_DIT: tuple[PlanPart, ...] = (
     RegionAdaptive(ratio=1.0),
     TokenMerging(ratio=0),
 )
-
-
-def noise(count: int, seed: int = 1) -> Tensor:
-    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def made(model: Denoiser, steps: int = 12, **options) -> Tensor:
-    options = {"solver": DDIM(), "grid": Uniform(steps=steps), **options}
-    return sample(model, 4, shape=SHAPE, seed=3, **options).x
-
-
-@pytest.fixture(scope="module")
-def unet() -> Denoiser:
-    return our_unet()
-
-
-@pytest.fixture(scope="module")
-def dit() -> Denoiser:
-    return our_dit()
 
 
 @pytest.mark.parametrize("plan", NEUTRAL_UNET, ids=lambda plan: plan.kind)
@@ -98,70 +75,16 @@ def test_after_the_context_all_is_as_it_was(unet, plan):
     assert torch.equal(made(unet), plain)
 
 
-def _call(step: int, steps: int = 10) -> Call:
-    return Call(step=step, steps=steps)
-
-
-@pytest.mark.parametrize("branch", range(6))
-def test_at_the_same_input_a_cached_step_gives_the_same_bits(unet, branch):
-    x = noise(2)
-    with torch.no_grad(), applied(unet, DeepCache(every=5, branch=branch)) as run:
-        full = unet.denoise(x, 300.0, None, _call(0))
-        cached = unet.denoise(x, 300.0, None, _call(1))
-    assert torch.equal(full, cached)
-    asked = run.timeline().asked
-    assert len(asked[1][0].computed) < len(asked[0][0].computed)
-
-
-@pytest.mark.parametrize("branch", range(6))
-def test_a_cached_step_sees_the_steps_own_input_and_time(unet, branch):
-    """Against the network itself, given what the first step left."""
-    x, y = noise(2), noise(2, seed=2)
-    network = unet.network
-    name = network.graph[decoder_blocks(network)[-1 - branch]][0]
-    with torch.no_grad():
-        kept = unet.evaluate(x, 300.0, None, Call(taps=(name,))).features[name]
-        wanted = network(y, unet.told(120.0, 2), given={name: kept}).value
-        with applied(unet, DeepCache(every=5, branch=branch)):
-            unet.denoise(x, 300.0, None, _call(0))
-            found = unet.evaluate(y, 120.0, None, _call(1)).raw
-    assert torch.equal(found, wanted)
-
-
-def test_an_encoder_that_is_reused_does_not_see_the_samples(unet):
-    x = noise(2)
-    with torch.no_grad(), applied(unet, EncoderReuse(every=5)):
-        unet.denoise(x, 300.0, None, _call(0))
-        ahead = unet.evaluate(x, 120.0, None, _call(1)).raw
-        assert torch.equal(unet.evaluate(noise(2, seed=2), 120.0, None, _call(2)).raw, ahead)
-
-
 @pytest.mark.parametrize(
     "plan", [ResidualReuse(first=0), Taylor(), RegionAdaptive(start=1)], ids=lambda plan: plan.kind
 )
 def test_a_transformer_at_the_same_input_gives_the_same(dit, plan):
     x = noise(2)
     with torch.no_grad(), applied(dit, plan) as run:
-        full = dit.denoise(x, 0.4, None, _call(0))
+        full = dit.denoise(x, 0.4, None, at(0))
         for step in range(1, 5):
-            torch.testing.assert_close(dit.denoise(x, 0.4, None, _call(step)), full, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(dit.denoise(x, 0.4, None, at(step)), full, rtol=1e-5, atol=1e-5)
     assert run.timeline().total < 1
-
-
-def test_parallel_decoders_equal_those_one_after_the_other(unet):
-    with applied(unet, EncoderReuse()) as one:
-        apart = made(unet, steps=20, solver=DPMSolverPP(order=2))
-    with applied(unet, EncoderReuse(parallel=True)) as several:
-        together = made(unet, steps=20, solver=DPMSolverPP(order=2))
-    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-4)
-    assert several.timeline().total == pytest.approx(one.timeline().total)
-    calls = sum(bool(asked.computed) for step in several.timeline().asked for asked in step)
-    assert calls == 2 * len(EncoderReuse().refreshes(20))  # an encoder and a stack of decoders at each key step
-
-
-def test_parallel_decoders_need_one_evaluation_a_step(unet):
-    with applied(unet, EncoderReuse(parallel=True)), pytest.raises(UsageError, match="one evaluation a step"):
-        made(unet, solver=Heun())
 
 
 def test_each_evaluation_of_a_step_has_its_own_memory(unet):
@@ -213,71 +136,14 @@ def test_batches_of_one_run_do_not_share_memory(unet):
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-4)
 
 
-def test_features_are_extrapolated_by_a_polynomial():
-    """A transformer whose blocks see a time that rises evenly, held against the same polynomial by hand."""
-    from suffuse.acceleration.plan import Moment
-    from suffuse.acceleration.reuse import History
-
-    places = (-3.0, -1.5, 0.25)
-    polynomial = lambda place: torch.tensor([2.0 - place + 0.5 * place**2, place**2])  # noqa: E731
-    history = History(order=2)
-    for step, place in enumerate(places):
-        history.keep(Moment(step, None, torch.zeros(1), place), {"a": polynomial(place)})
-    torch.testing.assert_close(history.at(1.0)["a"], polynomial(1.0))
-    held = History(order=0)
-    for step, place in enumerate(places):
-        held.keep(Moment(step, None, torch.zeros(1), place), {"a": polynomial(place)})
-    assert torch.equal(held.at(1.0)["a"], polynomial(places[-1]))
-
-
-def test_extrapolation_comes_closer_than_holding(dit):
-    """Where features are smooth in the time, which those of random weights are only if it is told in small numbers."""
-    smooth = Denoiser(dit.network, path=dit.path, prediction=dit.prediction, time=Identity(scale=1.0))
-    plain = made(smooth, steps=40)
-    errors = []
-    for order in (0, 1):
-        with applied(smooth, Taylor(every=3, order=order)):
-            errors.append((made(smooth, steps=40) - plain).square().mean().sqrt().item())
-    assert errors[1] < 0.5 * errors[0]
-
-
-@pytest.mark.parametrize("kind", [FirstBlockCache, TeaCache])
-def test_a_higher_threshold_computes_less_and_strays_further(dit, kind):
-    plain = made(dit, steps=30)
-    spent, errors = [], []
-    for threshold in (1e-9, 0.05, 0.5):
-        with applied(dit, kind(threshold=threshold)) as run:
-            errors.append((made(dit, steps=30) - plain).square().mean().item())
-        spent.append(run.timeline().total)
-    assert spent[0] == 1
-    assert spent == sorted(spent, reverse=True)
-    assert spent[-1] < spent[0]
-    assert errors == sorted(errors)
-
-
-def test_a_threshold_waits_no_longer_than_allowed(dit):
-    with applied(dit, FirstBlockCache(threshold=100.0, longest=2)) as run:
-        made(dit, steps=9)
-    full = [sum(len(asked.computed) for asked in step) == len(dit.network.graph) for step in run.timeline().asked]
-    assert full == [True, False, False] * 3
-
-
-def test_threshold_caches_can_leave_out_the_ends(dit):
-    with applied(dit, FirstBlockCache(threshold=100.0, front=1, back=1)) as run:
-        made(dit, steps=3)
-    names = {name for asked in run.timeline().asked[1] for name in asked.computed}
-    assert {"blocks.0.residual", "blocks.3.residual"} <= names
-    assert not {"blocks.1.residual", "blocks.2.residual"} & names
-
-
 def test_multiply_accumulates_are_those_of_the_flop_counter(unet):
     x = noise(2)
     with torch.no_grad():
         full = counted_macs(lambda: unet.denoise(x, 300.0))
         with applied(unet, DeepCache(every=2), counter=MacCounter()) as run:
-            unet.denoise(x, 300.0, None, _call(0))
+            unet.denoise(x, 300.0, None, at(0))
             after_full = run.macs
-            unet.denoise(x, 300.0, None, _call(1))
+            unet.denoise(x, 300.0, None, at(1))
         assert after_full == full
         cached = run.macs - after_full
         macs = block_macs(lambda **asked: unet.network(x, unet.told(300.0, 2), **asked), unet.network.graph)
@@ -296,7 +162,7 @@ def test_taps_of_the_caller_work_under_a_plan(unet):
     with torch.no_grad():
         wanted = unet.evaluate(x, 300.0, None, Call(taps=("mid",))).features["mid"]
         with applied(unet, DeepCache()):
-            unet.denoise(x, 500.0, None, _call(0))
+            unet.denoise(x, 500.0, None, at(0))
             found = unet.evaluate(x, 300.0, None, Call(step=1, steps=10, taps=("mid",))).features["mid"]
     torch.testing.assert_close(found, wanted)
 
@@ -362,9 +228,9 @@ def test_a_plan_for_a_unet_is_refused_by_a_transformer(dit, plan, words):
 def test_another_batch_size_within_a_run_is_refused(unet):
     x = noise(3)
     with torch.no_grad(), applied(unet, DeepCache(every=5)):
-        unet.denoise(x, 300.0, None, _call(0))
+        unet.denoise(x, 300.0, None, at(0))
         with pytest.raises(UsageError, match=r"keeps features of inputs of \(3, 3, 8, 8\), but at step 1"):
-            unet.denoise(x[:2], 250.0, None, _call(1))
+            unet.denoise(x[:2], 250.0, None, at(1))
 
 
 def test_derivatives_through_a_plan_are_refused(unet):

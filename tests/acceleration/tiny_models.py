@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suffuse.base.call import Call
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks.dit import DiT
 from suffuse.networks.unet import UNet
 from suffuse.process import Eps, Flow, FlowVelocity
 from suffuse.process.vp import VP
+from suffuse.sampling import DDIM, Uniform, sample
 
 STEPS = 12
 
@@ -184,3 +186,22 @@ def our_dit(depth: int = 4) -> Denoiser:
     network = DiT(width=32, depth=depth, heads=4, patch=2).build((3, 8, 8))
     randomised(network)
     return Denoiser(network, path=Flow(), prediction=FlowVelocity())
+
+
+SHAPE = (3, 8, 8)
+
+
+def noise(count: int, seed: int = 1) -> Tensor:
+    """Noisy samples for the networks above, (count, 3, 8, 8)."""
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def made(model: Denoiser, steps: int = 12, **options: Any) -> Tensor:
+    """Four samples of DDIM, if nothing else is said."""
+    options = {"solver": DDIM(), "grid": Uniform(steps=steps), **options}
+    return sample(model, 4, shape=SHAPE, seed=3, **options).x
+
+
+def at(step: int, steps: int = 10) -> Call:
+    """A call of a sampling loop."""
+    return Call(step=step, steps=steps)

@@ -3,17 +3,16 @@
 from typing import Annotated
 
 from suffuse.acceleration.apply import applied
+from suffuse.acceleration.caches import FirstBlockCache, ResidualReuse, Taylor, TeaCache, TokenMerging
 from suffuse.acceleration.deepcache import DeepCache
 from suffuse.acceleration.encoder_reuse import EncoderReuse
+from suffuse.acceleration.held import HeldBlocks
 from suffuse.acceleration.layers import Applied
 from suffuse.acceleration.macs import BlockMacs, MacCounter, block_macs, counted_macs
 from suffuse.acceleration.none import NoPlan
 from suffuse.acceleration.plan import PlanPart
 from suffuse.acceleration.region_adaptive import RegionAdaptive
-from suffuse.acceleration.residual import ResidualReuse, Taylor
-from suffuse.acceleration.threshold import FirstBlockCache, TeaCache
 from suffuse.acceleration.timeline import Timeline
-from suffuse.acceleration.token_merging import TokenMerging
 from suffuse.base.part import Joint
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "DeepCache",
     "EncoderReuse",
     "FirstBlockCache",
+    "HeldBlocks",
     "MacCounter",
     "NoPlan",
     "Plan",
@@ -50,5 +50,6 @@ Plan = Annotated[
         TeaCache,
         RegionAdaptive,
         TokenMerging,
+        HeldBlocks,
     ),
 ]

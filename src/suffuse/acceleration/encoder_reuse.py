@@ -16,11 +16,11 @@ from suffuse.acceleration.reuse import ScheduledPlan, check_sizes
 from suffuse.base.errors import UsageError
 from suffuse.networks.contract import Network, Output
 
-__all__ = ["EncoderReuse"]
+__all__ = ["PUBLISHED_STEPS", "EncoderReuse"]
 
 # The paper's key steps of 50, from the noisiest.
-_PUBLISHED = (0, 1, 2, 3, 5, 10, 15, 25, 35)
-_PUBLISHED_STEPS = 50
+PUBLISHED_STEPS = (0, 1, 2, 3, 5, 10, 15, 25, 35)
+_OF = 50
 
 
 class EncoderReuse(ScheduledPlan):
@@ -75,7 +75,7 @@ class EncoderReuse(ScheduledPlan):
                 "the published key steps are those of a run of known length; apply the plan to the pipeline rather "
                 "than to the network, or give steps or every"
             )
-        return tuple(sorted({min(round(step * steps / _PUBLISHED_STEPS), steps - 1) for step in _PUBLISHED}))
+        return tuple(sorted({min(round(step * steps / _OF), steps - 1) for step in PUBLISHED_STEPS}))
 
     def bind(self, network: Network, steps: int | None) -> Policy:
         """One decoder after the other, or several at once."""

@@ -32,6 +32,8 @@ class Technique:
     no_recipe: str = ""
 
 
+_SAMPLED = "a plan is chosen when a run is sampled, whatever recipe trained it"
+
 TECHNIQUES: dict[str, Technique] = {
     "etsdm": Technique(
         title="E-TSDM: shared timesteps near clean data",
@@ -120,5 +122,45 @@ TECHNIQUES: dict[str, Technique] = {
         test="tests/sampling/test_solvers.py",
         page="docs/techniques/solvers.md",
         no_recipe="a solver is chosen when a run is sampled, whatever recipe trained it; all recipes name one",
+    ),
+    "deepcache": Technique(
+        title="DeepCache: the deep part of a U-Net now and then",
+        papers=("ma2024deepcache",),
+        module="suffuse.acceleration.deepcache",
+        recipes=(),
+        claims="suffuse.claims.plans.deepcache",
+        test="tests/acceleration/test_deepcache.py",
+        page="docs/techniques/deepcache.md",
+        no_recipe=_SAMPLED,
+    ),
+    "faster-diffusion": Technique(
+        title="Faster Diffusion: a U-Net's encoder at key steps only",
+        papers=("li2024fasterdiffusion",),
+        module="suffuse.acceleration.encoder_reuse",
+        recipes=(),
+        claims="suffuse.claims.plans.faster_diffusion",
+        test="tests/acceleration/test_encoder_reuse.py",
+        page="docs/techniques/faster-diffusion.md",
+        no_recipe=_SAMPLED,
+    ),
+    "ras": Technique(
+        title="RAS: the regions of an image that need it",
+        papers=("liu2025ras",),
+        module="suffuse.acceleration.region_adaptive",
+        recipes=(),
+        claims="suffuse.claims.plans.ras",
+        test="tests/acceleration/test_region_adaptive.py",
+        page="docs/techniques/ras.md",
+        no_recipe=_SAMPLED,
+    ),
+    "caches": Technique(
+        title="Caches for transformers: residuals, forecasts, thresholds, merged tokens",
+        papers=("chen2024deltadit", "liu2025taylorseer", "liu2025teacache", "bolya2023tomesd"),
+        module="suffuse.acceleration.caches",
+        recipes=(),
+        claims="suffuse.claims.plans.caches",
+        test="tests/acceleration/test_caches.py",
+        page="docs/techniques/caches.md",
+        no_recipe=_SAMPLED,
     ),
 }

@@ -20,6 +20,7 @@ from suffuse.sampling.guidance import (
     Measurement,
     MeasurementPart,
     NoGuidance,
+    NoiseInjection,
     UniversalGuidance,
     scale_from,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "Midpoint",
     "Model",
     "NoGuidance",
+    "NoiseInjection",
     "Quadratic",
     "SASolver",
     "Samples",

@@ -6,6 +6,7 @@ from suffuse.base.part import Joint
 from suffuse.claims.exact.base import ExactPart
 from suffuse.claims.exact.consistency_rates import ConsistencyBias, StatisticalRate
 from suffuse.claims.exact.etsdm import PerfectSampling, PriceOfSharing, Singularity
+from suffuse.claims.exact.plans import PlanMacs
 from suffuse.claims.exact.solvers import FewSteps, SchedulerMatch, SolverOrder, WeakOrder
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ExactPart",
     "FewSteps",
     "PerfectSampling",
+    "PlanMacs",
     "PriceOfSharing",
     "SchedulerMatch",
     "Singularity",
@@ -35,5 +37,6 @@ Exact = Annotated[
         WeakOrder,
         FewSteps,
         SchedulerMatch,
+        PlanMacs,
     ),
 ]

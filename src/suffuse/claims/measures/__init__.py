@@ -8,6 +8,7 @@ from suffuse.claims.measures.distance import Distance
 from suffuse.claims.measures.gradients import GradientNoise
 from suffuse.claims.measures.known import ExcessError
 from suffuse.claims.measures.outliers import InlierDistances
+from suffuse.claims.measures.plans import FeatureDrift, PlanFidelity, Way
 from suffuse.claims.measures.points import DenoisingErrorAt, MapError, PointDistances
 from suffuse.claims.measures.profiles import GradientProfile, NoiseErrors, TimeLipschitz, TrainingSteadiness
 from suffuse.claims.measures.reconstruction import Reconstruction
@@ -18,6 +19,7 @@ __all__ = [
     "DenoisingErrorAt",
     "Distance",
     "ExcessError",
+    "FeatureDrift",
     "GradientNoise",
     "GradientProfile",
     "InlierDistances",
@@ -25,11 +27,13 @@ __all__ = [
     "Measure",
     "MeasurePart",
     "NoiseErrors",
+    "PlanFidelity",
     "PointDistances",
     "Reconstruction",
     "TeacherMapError",
     "TimeLipschitz",
     "TrainingSteadiness",
+    "Way",
 ]
 
 Measure = Annotated[
@@ -48,5 +52,7 @@ Measure = Annotated[
         TeacherMapError,
         InlierDistances,
         GradientNoise,
+        PlanFidelity,
+        FeatureDrift,
     ),
 ]

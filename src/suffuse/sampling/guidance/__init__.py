@@ -13,6 +13,7 @@ from suffuse.sampling.guidance.cfg_plus_plus import CFGPlusPlus
 from suffuse.sampling.guidance.classifier import ClassifierGuidance
 from suffuse.sampling.guidance.classifier_free import CFG, scale_from
 from suffuse.sampling.guidance.measurements import BlockMean, GaussianBlur, Inpainting, Measurement, MeasurementPart
+from suffuse.sampling.guidance.noise_injection import NoiseInjection
 from suffuse.sampling.guidance.posterior_sampling import DPS
 from suffuse.sampling.guidance.projected import APG
 from suffuse.sampling.guidance.universal import UniversalGuidance
@@ -33,8 +34,11 @@ __all__ = [
     "Measurement",
     "MeasurementPart",
     "NoGuidance",
+    "NoiseInjection",
     "UniversalGuidance",
     "scale_from",
 ]
 
-Guidance = Annotated[GuidancePart, Joint("guidance", NoGuidance, CFG, APG, CFGPlusPlus, Autoguidance, DPS)]
+Guidance = Annotated[
+    GuidancePart, Joint("guidance", NoGuidance, CFG, APG, CFGPlusPlus, Autoguidance, DPS, NoiseInjection)
+]

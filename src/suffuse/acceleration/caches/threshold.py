@@ -12,8 +12,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from suffuse.acceleration.caches.residual import residual_blocks
 from suffuse.acceleration.plan import Ask, Moment, PlanPart, Policy
-from suffuse.acceleration.residual import residual_blocks
 from suffuse.acceleration.reuse import check_sizes
 from suffuse.acceleration.timeline import Timeline
 from suffuse.base.errors import UsageError
