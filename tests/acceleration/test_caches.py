@@ -121,7 +121,7 @@ def test_held_blocks_are_any_blocks(unet):
     with applied(unet, HeldBlocks(blocks=("mid",), every=2)) as run:
         made(unet)
     assert "mid" not in run.timeline().asked[1][0].computed
-    with pytest.raises(UsageError, match="unknown block|block"), applied(unet, HeldBlocks(blocks=("down.9",))):
+    with pytest.raises(UsageError, match="down"), applied(unet, HeldBlocks(blocks=("down.9",))):
         pass
     with pytest.raises(UsageError, match="leave the network out"), applied(unet, HeldBlocks(blocks=("output",))):
         pass
