@@ -32,3 +32,10 @@ def test_orders_are_the_declared_ones() -> None:
 def test_every_guidance_is_told() -> None:
     for kind in set(JOINTS["guidance"].parts) - {"none"}:
         assert f"`{kind}`" in TEXT
+
+
+def test_every_plan_has_a_row_that_says_what_it_owns() -> None:
+    rows = {row[0].strip("`"): row[2] for row in ROWS if len(row) == 4}
+    assert rows.keys() == JOINTS["plan"].parts.keys()
+    for kind, part in JOINTS["plan"].parts.items():
+        assert set(filter(None, rows[kind].split(", "))) == set(part.owns), kind  # type: ignore[attr-defined]  # a plan

@@ -8,7 +8,7 @@ from suffuse.acceleration.deepcache import DeepCache
 from suffuse.acceleration.encoder_reuse import EncoderReuse
 from suffuse.acceleration.held import HeldBlocks
 from suffuse.acceleration.layers import Applied
-from suffuse.acceleration.macs import BlockMacs, MacCounter, block_macs, counted_macs
+from suffuse.acceleration.macs import BlockMacs, MacCounter, block_macs, counted_macs, denoiser_macs
 from suffuse.acceleration.none import NoPlan
 from suffuse.acceleration.plan import PlanPart
 from suffuse.acceleration.region_adaptive import RegionAdaptive
@@ -35,6 +35,7 @@ __all__ = [
     "applied",
     "block_macs",
     "counted_macs",
+    "denoiser_macs",
 ]
 
 Plan = Annotated[

@@ -11,8 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from suffuse.acceleration.plan import Evaluate
+from suffuse.base.call import Call
+from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
+from suffuse.models.denoiser import Denoiser
 
-__all__ = ["BlockMacs", "MacCounter", "block_macs", "counted_macs"]
+__all__ = ["BlockMacs", "MacCounter", "block_macs", "counted_macs", "denoiser_macs"]
 
 
 T = TypeVar("T")
@@ -83,6 +87,26 @@ def block_macs(evaluate: Evaluate, graph: Mapping[str, tuple[str, ...]]) -> Bloc
     # Each call pays the rest once: the sum over n calls has it n times, the full evaluation once.
     rest = (sum(alone.values()) - total) / max(len(alone) - 1, 1)
     return BlockMacs({name: count - rest for name, count in alone.items()}, rest)
+
+
+def denoiser_macs(model: Denoiser, shape: tuple[int, ...] | None = None, cond: Conditions | None = None) -> BlockMacs:
+    """Multiply-accumulates of each block of a denoiser's network for one sample.
+
+    Args:
+        model: The denoiser.
+        shape: Of a sample; that of the model's configuration when None.
+        cond: Conditions of one sample; None for a model without.
+
+    Raises:
+        UsageError: No shape is given, and the model has none.
+    """
+    shape = shape or (model.config.shape if model.config is not None else None)
+    if shape is None:
+        raise UsageError("this model has no configuration that tells the shape of its samples; give `shape`")
+    with torch.no_grad():
+        embedded = model.embed(cond or Conditions(), 1, Call())
+        x, told = embedded.beside(torch.zeros(1, *shape, device=model.device)), model.told(model.path.t_max, 1)
+    return block_macs(partial(model.network, x, told, embedded), model.network.graph)
 
 
 def _alone(evaluate: Evaluate, name: str, reads: tuple[str, ...], features: Mapping[str, torch.Tensor]) -> object:

@@ -21,6 +21,8 @@ from suffuse.networks.contract import Network, Output, Tokens, needed_blocks
 
 if TYPE_CHECKING:
     from suffuse.acceleration.timeline import Timeline
+    from suffuse.base.conditions import Conditions
+    from suffuse.models.denoiser import Denoiser
 
 __all__ = ["Ask", "Asked", "Evaluate", "Moment", "PlanPart", "Policy", "checked_steps"]
 
@@ -156,6 +158,24 @@ class PlanPart(Part, abc.ABC):
     def check(self, network: Network) -> None:
         """Raise a `UsageError` for a network that the plan is not for."""
         self.bind(network, None)
+
+    def describe(
+        self, model: Denoiser, steps: int, *, shape: tuple[int, ...] | None = None, cond: Conditions | None = None
+    ) -> Timeline:
+        """What will compute at each step of a run, and what it costs: `table()` prints it, `draw(path)` draws it.
+
+        Args:
+            model: A denoiser.
+            steps: Evaluations of the run.
+            shape: Of a sample; that of the model's configuration when None.
+            cond: Conditions of one sample; None for a model without.
+
+        Raises:
+            UsageError: The plan does not fit the model, or decides while it runs.
+        """
+        from suffuse.acceleration.macs import denoiser_macs
+
+        return self.preview(model.network, steps).with_macs(denoiser_macs(model, shape, cond))
 
     def preview(self, network: Network, steps: int) -> Timeline:
         """What will compute at each step: no number is computed.

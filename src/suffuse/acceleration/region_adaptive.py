@@ -22,7 +22,7 @@ __all__ = ["RegionAdaptive"]
 
 
 class RegionAdaptive(PlanPart):
-    """A share of a transformer's tokens runs; they attend to all, by keys and values kept from when the others ran.
+    """A share of a transformer's tokens runs, and attends to all by what the others left when they ran.
 
     Tokens are scored by how differently their channels moved in the last step: by the step itself, which is what the
     solver made of the guided output, so that all streams of a guidance choose the same. Of the scores' order the middle

@@ -19,6 +19,7 @@ class What(StrEnum):
     techniques = "techniques"
     recipes = "recipes"
     solvers = "solvers"
+    plans = "plans"
     parts = "parts"
     data = "data"
     claims = "claims"
@@ -28,7 +29,7 @@ class What(StrEnum):
 def list_command(
     what: Annotated[What, typer.Argument(help="What to list.")] = What.recipes,
 ) -> None:
-    """List recipes, techniques, solvers, data, claims and their state, the parts of every joint, or what conflicts."""
+    """List recipes, techniques, solvers, plans, data, claims and their state, all parts by joint, or what conflicts."""
     rows = _ROWS[what]()
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
@@ -79,6 +80,7 @@ _ROWS: dict[What, Callable[[], list[tuple[str, str]]]] = {
     What.recipes: _recipes,
     What.techniques: _techniques,
     What.solvers: lambda: _of("solver"),
+    What.plans: lambda: _of("plan"),
     What.data: lambda: _of("data"),
     What.parts: lambda: _of(),
     What.claims: _claims,

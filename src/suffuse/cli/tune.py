@@ -30,7 +30,7 @@ def tune_command(
     """Search the best way to sample at a cost; writes a preset for `sample --preset`.
 
     Of a consistency model the times at which it is asked again (2 evaluations if no cost is given), of any other the
-    solver and the grid (half of its own cost).
+    solver and the grid (half of its own cost), and for a share of its cost also steps and what the network leaves out.
     """
     from suffuse.base.errors import UsageError
     from suffuse.tasks.judge import judge_of
@@ -57,7 +57,8 @@ def tune_command(
     if jumps:
         found = tune_times(opened, judge, cost, samples=n, seed=seed, tries=tries, on_try=told)
     else:
-        found = tune_solver(opened, judge, cost, name=name, samples=n, seed=seed, on_try=told)
+        plans = nfe is None  # evaluations are no unit of what plans save
+        found = tune_solver(opened, judge, cost, name=name, plans=plans, samples=n, seed=seed, on_try=told)
     file = save_preset(opened.folder, found.preset)
     if as_json:
         say(json.dumps({"file": str(file), **found.preset.found}))

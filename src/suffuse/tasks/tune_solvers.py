@@ -1,4 +1,4 @@
-"""Tune a denoiser: search solver and grid for the smallest distance at a cost in network evaluations."""
+"""Tune a denoiser: search solver, grid, steps and plan for the smallest distance at a cost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
+from suffuse.acceleration import (
+    DeepCache,
+    EncoderReuse,
+    NoPlan,
+    PlanPart,
+    RegionAdaptive,
+    ResidualReuse,
+    Taylor,
+    denoiser_macs,
+)
 from suffuse.base.errors import UsageError
 from suffuse.sampling import (
     DDIM,
@@ -24,7 +34,7 @@ from suffuse.sampling import (
     Uniform,
     UniPC,
 )
-from suffuse.tasks.generate import generate
+from suffuse.tasks.generate import conditions_for, generate
 from suffuse.tasks.judge import Judge, ruler_of
 from suffuse.tasks.presets import Preset
 from suffuse.tasks.runs import OpenRun, Wanted, named, settle
@@ -49,9 +59,22 @@ _SOLVERS: tuple[SolverPart, ...] = (
     PLMS(),
 )
 _GRIDS: tuple[GridPart, ...] = (Uniform(), Quadratic(), Karras(), LogSNR(), Shifted())
+# Those whose cost is known before they run.
+_PLANS: tuple[PlanPart, ...] = (
+    *(DeepCache(every=every, branch=branch) for every in (2, 3, 5) for branch in (0, 1, 2)),
+    EncoderReuse(),
+    EncoderReuse(every=2),
+    ResidualReuse(every=2),
+    ResidualReuse(every=3),
+    Taylor(every=3),
+    Taylor(every=5),
+    RegionAdaptive(ratio=0.5),
+)
+_PLANNED = 2  # ways that are tried with plans, the best of the first look
 _FIRST = 4  # a first look takes so many times fewer samples ...
 _KEPT = 0.2  # ... and leaves this share of the ways, at least so many:
 _LEAST = 4
+_MOST = 5  # under a plan so many times the steps at most
 
 
 def cost_of(settings: SamplingSettings, run: OpenRun) -> int:
@@ -83,20 +106,22 @@ def tune_solver(
     nfe: int,
     *,
     name: str,
+    plans: bool = False,
     samples: int = 1000,
     seed: int = 1,
     on_try: Callable[[str, float], None] = lambda way, distance: None,
 ) -> Tuned:
-    """Search solver and grid for `nfe` evaluations.
+    """Search solver and grid for `nfe` evaluations, and with them plans under which more steps cost no more.
 
-    All ways are looked at with a few samples, the best again with all; they share their noise, and what is reported is
-    measured on fresh noise.
+    All ways are looked at with a few samples, and the best two also under every plan; the best of all again with all
+    samples. They share their noise, and what is reported is measured on fresh noise.
 
     Args:
         run: A denoiser.
         judge: Reference data and feature space.
-        nfe: Network evaluations per sample at most, guidance included.
+        nfe: Network evaluations per sample at most, guidance included; under a plan, what costs as much.
         name: Of the preset.
+        plans: Search plans too. Those that decide while they run are not tried: nobody knows their cost beforehand.
         samples: How many, each time in the second round.
         seed: Of the samples while searching; the next one is that of the report.
         on_try: Told each trial of the second round.
@@ -118,20 +143,50 @@ def tune_solver(
         return judge.distance(made, ruler_of(run, way, made, from_seed)).value
 
     few = max(samples // _FIRST, min(samples, judge.least))
-    first = sorted(ways, key=lambda way: score(way, few, seed))
+    looked = {way: score(way, few, seed) for way in ways}
+    if plans:
+        best_plain = sorted(looked, key=looked.__getitem__)[:_PLANNED]
+        planned = [more for way in best_plain for more in _planned(run, way, nfe)]
+        looked |= {way: score(way, few, seed) for way in planned}
+    first = sorted(looked, key=looked.__getitem__)
     best: list[tuple[float, SamplingSettings]] = []
-    for way in first[: max(_LEAST, math.ceil(_KEPT * len(ways)))]:
+    for way in first[: max(_LEAST, math.ceil(_KEPT * len(looked)))]:
         value = score(way, samples, seed)
         on_try(_words(way), value)
         best.append((value, way))
     found = min(best, key=lambda pair: pair[0])[1]
     before, after = (score(way, samples, seed + 1) for way in (own, found))
-    preset = Preset(name, found, {"nfe": nfe, "tried": len(ways), "way": _words(found)})
+    preset = Preset(name, found, {"nfe": nfe, "tried": len(looked), "way": _words(found)})
     return tuned(preset, run, judge, samples, seed, (before, after), [(_words(way), value) for value, way in best])
 
 
+def _planned(run: OpenRun, way: SamplingSettings, nfe: int) -> list[SamplingSettings]:
+    """A way under each plan that fits the network, in as many steps as then cost no more than `nfe` evaluations."""
+    found = []
+    macs = denoiser_macs(run.model, cond=conditions_for(run, 1))
+    for plan in _PLANS:
+        try:
+            plan.check(run.model.network)
+        except UsageError:  # for another kind of network
+            continue
+        best = None
+        for steps in range(way.grid.steps + 1, _MOST * way.grid.steps + 1):
+            longer = way.replace(grid=way.grid.replace(steps=steps), plan=plan)
+            try:
+                share = plan.preview(run.model.network, steps).with_macs(macs).total
+                longer.grid.times(run.config.path)
+            except UsageError:  # more steps than the grid has room for
+                break
+            if cost_of(longer, run) * share <= nfe:
+                best = longer
+        if best is not None:
+            found.append(best)
+    return found
+
+
 def _words(way: SamplingSettings) -> str:
-    return f"{named(way.solver)} on {named(way.grid)}"
+    plan = "" if way.plan == NoPlan() else f", {named(way.plan)}, {way.grid.steps} steps"
+    return f"{named(way.solver)} on {named(way.grid)}{plan}"
 
 
 def _ways(run: OpenRun, nfe: int) -> Sequence[SamplingSettings]:

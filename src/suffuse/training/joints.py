@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from suffuse.acceleration import Plan
 from suffuse.base.part import Joint
 from suffuse.data import Data
 from suffuse.models.config import ConditionerConfig
@@ -47,6 +48,7 @@ JOINTS: dict[str, Joint] = {
             Grid,
             Guidance,
             Measurement,
+            Plan,
         ),
     )
 }

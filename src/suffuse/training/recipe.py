@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from suffuse.acceleration import NoPlan, applied
 from suffuse.base.errors import UsageError
 from suffuse.data import Dataset
 from suffuse.models.conditioner import ClassLabel, NoCondition
@@ -122,6 +124,7 @@ class Recipe(RecipePart):
         notes.extend(why_deviation)
         conditioner, why = self._conditioner(dataset)
         self.check_guidance(conditioner)
+        self._check_plan(network, dataset.shape)
         notes.extend(why)
         model = ModelConfig(
             network=network,
@@ -176,6 +179,12 @@ class Recipe(RecipePart):
                 "0, so that it is never trained; set it above 0 (0.1 is usual)"
             )
 
+    def _check_plan(self, network: NetworkConfig, shape: tuple[int, ...]) -> None:
+        """Refuse a plan for another kind of network, or one whose schedule is longer than the run's own sampling."""
+        if self.sampling.plan != NoPlan():
+            with torch.device("meta"):
+                self.sampling.plan.bind(network.build(shape), self.sampling.grid.steps)
+
     def _deviation(self, dataset: Dataset) -> tuple[float, list[str]]:
         if not isinstance(self.sigma_data, str):
             return self.sigma_data, []
@@ -211,15 +220,16 @@ class Recipe(RecipePart):
         """Samples, conditioned as `sample_conditions` does: (n, ...), latents where there is a codec."""
         assert model.config is not None
         how, n = self.sampling, self.training.samples
-        return sample(
-            model,
-            n,
-            shape=model.config.shape,
-            solver=how.solver,
-            grid=how.grid,
-            guidance=how.guidance,
-            cond=sample_conditions(model, n, data=lambda: dataset),
-            seed=self.training.seed,
-            batch=how.batch,
-            precision=self.training.precision,
-        ).x
+        with nullcontext() if how.plan == NoPlan() else applied(model, how.plan):
+            return sample(
+                model,
+                n,
+                shape=model.config.shape,
+                solver=how.solver,
+                grid=how.grid,
+                guidance=how.guidance,
+                cond=sample_conditions(model, n, data=lambda: dataset),
+                seed=self.training.seed,
+                batch=how.batch,
+                precision=self.training.precision,
+            ).x

@@ -114,7 +114,7 @@ class _Gathered(_Meter):
 
 
 class FirstBlockCache(ThresholdPlan):
-    """The change is that of the probe since the last step that computed the middle.
+    """The middle runs again once the probe has changed enough since it last ran.
 
     After the first-block cache of ParaAttention and diffusers; `front` and `back` as in cache-dit.
     """
@@ -127,7 +127,7 @@ class FirstBlockCache(ThresholdPlan):
 
 
 class TeaCache(ThresholdPlan):
-    """Changes from step to step are rescaled by a polynomial and summed until they reach the threshold.
+    """The middle runs again once the probe's changes from step to step, through a polynomial, add up to enough.
 
     The probe is what the first block adds, instead of the modulated input that it reads: every network names the
     former. Published coefficients belong to the latter; `calibrated` fits those of a network.

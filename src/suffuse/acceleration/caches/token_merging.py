@@ -24,10 +24,9 @@ __all__ = ["TokenMerging"]
 
 
 class TokenMerging(PlanPart):
-    """Before self-attention the tokens that have a like one among chosen places are averaged with it, and get its
-    output afterwards.
+    """Tokens that have a like one are averaged with it before self-attention, and get its output afterwards.
 
-    The chosen places are one in each cell of 2 x 2 tokens, another one at each step.
+    Likes are looked for among chosen places, which are one in each cell of 2 x 2 tokens, another one at each step.
 
     Source: bolya2023tomesd, Section 4.
 
