@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from suffuse.acceleration import MacCounter, NoPlan, Plan, applied
+from suffuse.acceleration import MacCounter, NoPlan, Plan, PlanPart, applied
 from suffuse.claims.exact.base import ExactPart
 from suffuse.networks.external.published import published
 
@@ -49,22 +50,25 @@ class PlanMacs(ExactPart):
         Raises:
             UsageError: diffusers is not installed.
         """
-        shape = published(self.network)
-        model = shape.build()
-        pipe = SimpleNamespace(unet=model, scheduler=_Scheduler())
-        arguments = shape.call(model, 1)
-        counter = MacCounter()
-        spent = []
-        with torch.no_grad():
-            for plan, steps in ((NoPlan(), 1), (self.plan, self.steps)):
-                with applied(pipe, plan, counter=counter) as run:
-                    pipe.scheduler.set_timesteps(steps)
-                    for _ in range(steps):
-                        model(**arguments)
-                spent.append(run.macs)
-        full, planned = spent
-        return {
-            "full": full / 1e9,
-            "ratio": full * self.steps / planned,
-            "weights": sum(p.numel() for p in model.parameters()) / 1e6,
-        }
+        return dict(_counted(self.network, self.plan, self.steps))
+
+
+@functools.lru_cache(maxsize=64)
+def _counted(network: str, plan: PlanPart, steps: int) -> dict[str, float]:
+    """Once in a process, whatever the seed."""
+    shape = published(network)
+    model = shape.build()
+    pipe = SimpleNamespace(unet=model, scheduler=_Scheduler())
+    arguments = shape.call(model, 1)
+    counter = MacCounter()
+    spent = []
+    with torch.no_grad():
+        for each, count in ((NoPlan(), 1), (plan, steps)):
+            with applied(pipe, each, counter=counter) as run:
+                pipe.scheduler.set_timesteps(count)
+                for _ in range(count):
+                    model(**arguments)
+            spent.append(run.macs)
+    full, planned = spent
+    weights = sum(weight.numel() for weight in model.parameters())
+    return {"full": full / 1e9, "ratio": full * steps / planned, "weights": weights / 1e6}
