@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import suffuse
-from benchmarks import consistency, others, sampling, training
+from benchmarks import consistency, others, plans, sampling, training
 from suffuse.base.hardware import processor
 
 __all__ = ["main"]
@@ -32,6 +32,7 @@ _GROUPS: dict[str, Callable[[int], Rows]] = {
     "sampling": sampling.measure,
     "training": training.measure,
     "consistency": consistency.measure,
+    "plans": plans.measure,
     "others": lambda rounds: others.measure(),
 }
 

@@ -150,6 +150,9 @@ def test_a_network_that_was_already_patched_is_refused():
     with pytest.raises(UsageError, match="already replaced by something else"), applied(pipe, DeepCache()):
         pass
     helper.disable()
+    with applied(pipe, DeepCache()) as run:
+        drawn(pipe)
+    assert run.timeline().total < 1
 
 
 @pytest.mark.parametrize("scheduler", ["DPMSolverMultistepScheduler", "PNDMScheduler", "HeunDiscreteScheduler"])

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -76,6 +77,13 @@ def _check_untouched(model: nn.Module, ours: object) -> None:
     for name, module in model.named_modules():
         forward = module.__dict__.get("forward")
         if forward is None or forward is ours or any(hasattr(module, hook) for hook in _HOOKS):
+            continue
+        # Its own, put back as an attribute by somebody who has tidied up.
+        if (
+            isinstance(forward, MethodType)
+            and forward.__self__ is module
+            and forward.__func__ is getattr(type(module), "forward", None)
+        ):
             continue
         raise UsageError(
             f"the forward of {name or type(model).__name__} was already replaced by something else (another cache?); "

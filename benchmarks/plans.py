@@ -1,0 +1,323 @@
+"""Plans: what the mechanism costs, DeepCache beside its package, the first-block cache beside diffusers' hooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.networks import DIGITS, RGB32, model_of
+from benchmarks.timing import alternate, ratio
+from suffuse.acceleration import (
+    DeepCache,
+    EncoderReuse,
+    FirstBlockCache,
+    NoPlan,
+    PlanPart,
+    RegionAdaptive,
+    applied,
+)
+from suffuse.networks.external.published import PUBLISHED
+from suffuse.sampling import DDIM, DPMSolverPP, SolverPart, Uniform, UniPC, sample
+
+__all__ = ["measure"]
+
+Row = tuple[str, str, str]
+_STEPS = 10
+
+
+def _shown(found: tuple[float, float, float]) -> str:
+    return f"{found[0]:.3f} ({found[1]:.3f} to {found[2]:.3f})"
+
+
+def _overhead(rounds: int) -> list[Row]:
+    """Sampling under plans that compute everything, over sampling without."""
+    rows = []
+    for words, (network, shape), batch in (
+        ("U-Net 6 M, batch 16", RGB32, 16),
+        ("digits network, batch 16", DIGITS, 16),
+    ):
+        model = model_of(network, shape)
+
+        def run(plan: PlanPart | None, model: Any = model, batch: int = batch) -> Callable[[], object]:
+            def draw() -> object:
+                if plan is None:
+                    return sample(model, batch, solver=DDIM(), grid=Uniform(steps=_STEPS))
+                with applied(model, plan):
+                    return sample(model, batch, solver=DDIM(), grid=Uniform(steps=_STEPS))
+
+            return draw
+
+        times = alternate({"bare": run(None), "none": run(NoPlan()), "all": run(DeepCache(every=1))}, rounds=rounds)
+        for name, plan in (("none", "no plan"), ("all", "DeepCache(every=1)")):
+            found = _shown(ratio(times[name], times["bare"]))
+            rows.append((f"sampling under {plan} over without: {words}", found, "at most 1.01"))
+    return rows
+
+
+def _solvers(rounds: int) -> list[Row]:
+    """A solver's own arithmetic over a network's forward."""
+    network, shape = RGB32
+    model = model_of(network, shape)
+    x, told = torch.randn(16, *shape), torch.full((16,), 500.0)
+
+    class Free(torch.nn.Module):
+        """A model that gives an estimate for nothing."""
+
+        path, estimate, device = model.path, "mean", torch.device("cpu")
+
+        def denoise(self, x: Tensor, *rest: Any) -> Tensor:
+            return x
+
+    def forward() -> object:
+        with torch.no_grad():
+            return [model.network(x, told) for _ in range(_STEPS)]
+
+    def steps(solver: SolverPart) -> Callable[[], object]:
+        return lambda: sample(Free(), 16, shape=shape, solver=solver, grid=Uniform(steps=_STEPS))
+
+    solvers: dict[str, SolverPart] = {"DDIM": DDIM(), "DPM-Solver++ 2M": DPMSolverPP(), "UniPC": UniPC()}
+    times = alternate({"forward": forward, **{name: steps(solver) for name, solver in solvers.items()}}, rounds=rounds)
+    return [
+        (
+            f"{name}'s steps over forwards of a U-Net of 6 M, batch 16",
+            _shown(ratio(times[name], times["forward"])),
+            "at most 0.02",
+        )
+        for name in solvers
+    ]
+
+
+def _stable_diffusion() -> Any:
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        block_out_channels=(64, 128, 256, 256),
+        cross_attention_dim=128,
+        attention_head_dim=8,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(block_out_channels=(32,)),
+        unet=unet.eval(),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        text_encoder=None,
+        tokenizer=None,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _package(rounds: int) -> list[Row]:
+    """DeepCache's own package on the same pipeline."""
+    try:
+        from DeepCache import DeepCacheSDHelper
+    except ImportError:
+        return []
+    pipe = _stable_diffusion()
+    words = torch.randn(1, 16, 128)
+
+    def draw() -> Tensor:
+        made: Tensor = pipe(
+            prompt_embeds=words,
+            negative_prompt_embeds=-words,
+            height=32,
+            width=32,
+            num_inference_steps=20,
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+        ).images
+        return made
+
+    def ours(every: int, branch: int) -> Tensor:
+        with applied(pipe, DeepCache(every=every, branch=branch)):
+            return draw()
+
+    def theirs(every: int, branch: int) -> Tensor:
+        helper = DeepCacheSDHelper(pipe=pipe)
+        helper.set_params(cache_interval=every, cache_branch_id=branch)
+        helper.enable()
+        try:
+            return draw()
+        finally:
+            helper.disable()
+
+    rows = []
+    for every, branch in ((3, 0), (5, 0), (3, 1)):
+        gap = (ours(every, branch) - theirs(every, branch)).abs().max().item()
+        times = alternate(
+            {
+                "bare": draw,
+                "ours": lambda every=every, branch=branch: ours(every, branch),
+                "theirs": lambda every=every, branch=branch: theirs(every, branch),
+            },
+            rounds=rounds,
+        )
+        what = f"SD-like U-Net, 32x32 latents, 20 steps with guidance, N = {every}, branch {branch}"
+        rows.append(
+            (f"DeepCache, the package over ours: {what}", _shown(ratio(times["theirs"], times["ours"])), "at least 1.0")
+        )
+        rows.append((f"largest difference of the latents: {what}", f"{gap:.1e}", "at most 1e-5"))
+        rows.append((f"without over with DeepCache: {what}", _shown(ratio(times["bare"], times["ours"])), "-"))
+    return rows
+
+
+def _first_block(rounds: int) -> list[Row]:
+    """Diffusers' own first-block cache on a DiT, whose cache context is private there."""
+    from diffusers import DiTTransformer2DModel
+    from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, apply_first_block_cache
+    from diffusers.hooks.hooks import CacheContext, _set_cache_context
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=6,
+        attention_head_dim=64,
+        in_channels=4,
+        out_channels=4,
+        num_layers=12,
+        sample_size=32,
+        patch_size=2,
+        num_embeds_ada_norm=10,
+    ).eval()
+    for weight in model.parameters():  # adaLN starts at zero, where blocks add nothing
+        torch.nn.init.normal_(weight, std=0.02)
+    label, start = torch.tensor([1]), torch.randn(1, 4, 32, 32)
+
+    def draw(before: Callable[[], object] = lambda: None) -> Tensor:
+        x = start
+        with torch.no_grad():
+            for t in torch.linspace(600, 410, 20):  # as in a run of a hundred steps, where there is something to reuse
+                before()
+                x = x - 0.02 * model(x, timestep=t.expand(1).long(), class_labels=label).sample
+        return x
+
+    def ours() -> Tensor:
+        with applied(model, FirstBlockCache(threshold=0.1), steps=20) as run:
+            made = draw()
+        shares.append(run.timeline().total)
+        return made
+
+    def theirs() -> Tensor:
+        apply_first_block_cache(model, FirstBlockCacheConfig(threshold=0.1))
+        _set_cache_context(model, CacheContext("run"))
+        try:
+            return draw()
+        finally:
+            for module in model.modules():
+                registry = getattr(module, "_diffusers_hook", None)
+                if isinstance(registry, HookRegistry):
+                    for name in list(registry.hooks):
+                        registry.remove_hook(name, recurse=False)
+
+    shares: list[float] = []
+    plain, mine, other = draw(), ours(), theirs()
+    away = [((made - plain).norm() / plain.norm()).item() for made in (mine, other)]
+    times = alternate({"bare": draw, "ours": ours, "theirs": theirs}, rounds=rounds)
+    what = "DiT of 32 M, 256 tokens, threshold 0.1"
+    return [
+        (
+            f"first-block cache, diffusers' hooks over ours: {what}",
+            _shown(ratio(times["theirs"], times["ours"])),
+            "at least 1.0",
+        ),
+        (f"distance from the full run, ours and theirs: {what}", f"{away[0]:.2e} and {away[1]:.2e}", "equal"),
+        (
+            f"without over with ours ({shares[-1]:.0%} of the blocks): {what}",
+            _shown(ratio(times["bare"], times["ours"])),
+            "-",
+        ),
+    ]
+
+
+def _period(rounds: int) -> list[Row]:
+    """SD 1.5's shape with random weights: a refresh and the steps until the next one, on small latents."""
+    shape = PUBLISHED["sd15"]
+    model = shape.build("cpu")
+    call = shape.call(model, 2, side=16, device="cpu")
+    rows = []
+    for plan in (DeepCache(every=5, branch=1), DeepCache(every=5)):
+
+        def steps(plan: PlanPart | None, count: int = 5) -> Callable[[], object]:
+            def run() -> None:
+                with torch.no_grad():
+                    if plan is None:
+                        for _ in range(count):
+                            model(**call)
+                        return
+                    with applied(model, plan, steps=count):
+                        for _ in range(count):
+                            model(**call)
+
+            return run
+
+        times = alternate({"full": steps(None), "plan": steps(plan)}, rounds=rounds)
+        what = f"SD 1.5's shape, float32, 16x16 latents, guidance's two halves, a period of 5 at branch {plan.branch}"
+        rows.append((f"without over with DeepCache: {what}", _shown(ratio(times["full"], times["plan"])), "-"))
+    return rows
+
+
+def _cuda() -> list[Row]:
+    """Whole runs of published shapes in bfloat16 on a GPU, without plans and with each."""
+    name = torch.cuda.get_device_name()
+    plans: dict[str, tuple[tuple[str, PlanPart], ...]] = {
+        "sd15": (
+            ("DeepCache(5, branch 1)", DeepCache(every=5, schedule="published_power", centre=15, power=1.4, branch=1)),
+            ("EncoderReuse", EncoderReuse()),
+            ("EncoderReuse, parallel", EncoderReuse(parallel=True)),
+        ),
+        "sdxl": (("DeepCache(3)", DeepCache(every=3)),),
+        "sd3": (("RegionAdaptive(0.5)", RegionAdaptive()), ("FirstBlockCache(0.1)", FirstBlockCache(threshold=0.1))),
+    }
+    rows = []
+    for key, tried in plans.items():
+        shape, steps = PUBLISHED[key], 28 if key == "sd3" else 50
+        model = shape.build("cuda").bfloat16()
+        call = {
+            name: value.bfloat16() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for name, value in shape.call(model, 2, device="cuda").items()
+        }
+        if "added_cond_kwargs" in call:
+            call["added_cond_kwargs"] = {k: v.bfloat16() for k, v in call["added_cond_kwargs"].items()}
+
+        def whole(plan: PlanPart, model: Any = model, call: Any = call, steps: int = steps) -> float:
+            pipe, seconds = _Pipeline(model), 0.0
+            with torch.no_grad(), applied(pipe, plan):
+                for _ in range(2):  # the first run warms up
+                    torch.cuda.synchronize()
+                    began = time.perf_counter()
+                    pipe.scheduler.set_timesteps(steps)
+                    for _ in range(steps):
+                        model(**call)
+                    torch.cuda.synchronize()
+                    seconds = time.perf_counter() - began
+            return seconds
+
+        full = whole(NoPlan())
+        rows.append((f"{key}, {steps} steps, bfloat16, two halves, {name}", f"{full:.2f} s", "-"))
+        rows += [(f"{key}: without over with {words}", f"{full / whole(plan):.3f}", "-") for words, plan in tried]
+        del model
+        torch.cuda.empty_cache()
+    return rows
+
+
+class _Pipeline:
+    """A network, and a scheduler that tells its runs: all that plans must know of a pipeline."""
+
+    def __init__(self, model: Any) -> None:
+        self.unet, self.scheduler, self.timesteps = model, self, torch.zeros(0)
+
+    def set_timesteps(self, steps: int) -> None:
+        """A run begins."""
+        self.timesteps = torch.linspace(999, 0, steps)
+
+
+def measure(rounds: int) -> list[Row]:
+    """All rows."""
+    rows = [*_overhead(rounds), *_solvers(rounds), *_package(rounds), *_first_block(rounds), *_period(min(rounds, 3))]
+    return [*rows, *(_cuda() if torch.cuda.is_available() else [])]
