@@ -198,13 +198,13 @@ def _first_block(rounds: int) -> list[Row]:
         return x
 
     def ours() -> Tensor:
-        with applied(model, FirstBlockCache(threshold=0.1), steps=20) as run:
+        with applied(model, FirstBlockCache(threshold=0.35), steps=20) as run:
             made = draw()
         shares.append(run.timeline().total)
         return made
 
     def theirs() -> Tensor:
-        apply_first_block_cache(model, FirstBlockCacheConfig(threshold=0.1))
+        apply_first_block_cache(model, FirstBlockCacheConfig(threshold=0.35))
         _set_cache_context(model, CacheContext("run"))
         try:
             return draw()
@@ -219,7 +219,7 @@ def _first_block(rounds: int) -> list[Row]:
     plain, mine, other = draw(), ours(), theirs()
     away = [((made - plain).norm() / plain.norm()).item() for made in (mine, other)]
     times = alternate({"bare": draw, "ours": ours, "theirs": theirs}, rounds=rounds)
-    what = "DiT of 32 M, 256 tokens, threshold 0.1"
+    what = "DiT of 32 M, 256 tokens, threshold 0.35"
     return [
         (
             f"first-block cache, diffusers' hooks over ours: {what}",
@@ -272,7 +272,7 @@ def _cuda() -> list[Row]:
             ("EncoderReuse, parallel", EncoderReuse(parallel=True)),
         ),
         "sdxl": (("DeepCache(3)", DeepCache(every=3)),),
-        "sd3": (("RegionAdaptive(0.5)", RegionAdaptive()), ("FirstBlockCache(0.1)", FirstBlockCache(threshold=0.1))),
+        "sd3": (("RegionAdaptive(0.5)", RegionAdaptive()), ("FirstBlockCache(0.1)", FirstBlockCache(threshold=0.35))),
     }
     rows = []
     for key, tried in plans.items():
