@@ -272,7 +272,7 @@ def _cuda() -> list[Row]:
             ("EncoderReuse, parallel", EncoderReuse(parallel=True)),
         ),
         "sdxl": (("DeepCache(3)", DeepCache(every=3)),),
-        "sd3": (("RegionAdaptive(0.5)", RegionAdaptive()), ("FirstBlockCache(0.1)", FirstBlockCache(threshold=0.35))),
+        "sd3": (("RegionAdaptive(0.5)", RegionAdaptive()), ("FirstBlockCache(0.35)", FirstBlockCache(threshold=0.35))),
     }
     rows = []
     for key, tried in plans.items():

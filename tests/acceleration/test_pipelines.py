@@ -206,14 +206,13 @@ def test_streams_that_are_called_one_after_the_other():
 
 
 def test_more_calls_than_steps_are_noticed():
-    unet = ddim_unet().unet
     pipe = ddim_unet()
     x = torch.zeros(1, 3, 8, 8)
     with torch.no_grad(), applied(pipe, DeepCache()):
         drawn(pipe)
         with pytest.raises(UsageError, match="say how many by `streams`"):
             pipe.unet(x, 0)
-    assert left_over(unet) == []
+    assert left_over(pipe.unet) == []
 
 
 def test_another_batch_within_a_run_is_refused():

@@ -2,8 +2,17 @@
 
 import pytest
 
-from acceleration.tiny_models import our_dit, our_unet
-from suffuse.acceleration import DeepCache, EncoderReuse
+from acceleration.tiny_models import made, our_dit, our_unet
+from suffuse.acceleration import (
+    DeepCache,
+    EncoderReuse,
+    FirstBlockCache,
+    RegionAdaptive,
+    ResidualReuse,
+    Taylor,
+    TokenMerging,
+    applied,
+)
 from suffuse.acceleration.schedule import power_steps, published_power_steps, uniform_steps
 from suffuse.base.errors import UsageError
 
@@ -74,8 +83,49 @@ def test_a_preview_is_what_runs_later():
     assert "0, 4, 8 | 3 | everything" in timeline.table()
 
 
-def test_a_plan_that_decides_while_it_runs_has_no_preview():
-    from suffuse.acceleration import FirstBlockCache
+@pytest.mark.parametrize(
+    "plan",
+    [
+        DeepCache(every=4, branch=1),
+        DeepCache(every=3, schedule="power", power=1.2),
+        DeepCache(every=1, schedule="power"),
+        EncoderReuse(),
+        EncoderReuse(parallel=True),
+        EncoderReuse(every=4, parallel=True),
+        TokenMerging(),
+    ],
+    ids=lambda plan: plan.kind,
+)
+def test_what_was_seen_before_is_what_ran(unet, plan):
+    seen = plan.preview(unet.network, 9)
+    with applied(unet, plan) as run:
+        made(unet, steps=9)
+    assert run.timeline().asked == seen.asked
 
+
+@pytest.mark.parametrize(
+    "plan", [ResidualReuse(), Taylor(), Taylor(refresh=(0, 6)), RegionAdaptive()], ids=lambda plan: plan.kind
+)
+def test_what_was_seen_of_a_transformer_is_what_ran(dit, plan):
+    seen = plan.preview(dit.network, 9)
+    with applied(dit, plan) as run:
+        made(dit, steps=9)
+    assert run.timeline().asked == seen.asked
+
+
+def test_a_schedule_of_its_own_is_not_said_twice():
+    assert EncoderReuse(refresh=(0, 3)).refreshes(10) == (0, 3)
+    with pytest.raises(UsageError, match="schedule=uniform"):
+        EncoderReuse().replace(every=4)
+    assert EncoderReuse().replace(every=4, schedule="uniform").refreshes(9) == (0, 4, 8)
+
+
+def test_warm_up_counts_whatever_the_schedule():
+    assert Taylor(every=3, warm_up=3).refreshes(10) == (0, 1, 2, 5, 8)
+    assert [step for step in range(10) if Taylor(every=3, warm_up=3).newest(step) == step] == [0, 1, 2, 5, 8]
+    assert Taylor(warm_up=2, refresh=(0, 6)).refreshes(10) == (0, 1, 6)
+
+
+def test_a_plan_that_decides_while_it_runs_has_no_preview():
     with pytest.raises(UsageError, match="decides while it runs"):
         FirstBlockCache().preview(our_dit().network, 10)

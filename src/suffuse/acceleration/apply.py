@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from suffuse.acceleration.foreign import applied_to_model, network_of
-from suffuse.acceleration.layers import Applied, Layer, check_together, run_layers
+from suffuse.acceleration.layers import Applied, Layers
 from suffuse.acceleration.macs import MacCounter
 from suffuse.acceleration.plan import Evaluate, Moment, PlanPart
 from suffuse.acceleration.repeat import repeated
@@ -38,6 +38,9 @@ def applied(
     `with applied(model, DeepCache(every=3)): sample(model, 64)`, or
     `with applied(pipe, DeepCache(every=3)): pipe(...)`. Contexts can be nested; plans that decide on the same are
     refused.
+
+    A pipeline's scheduler tells when a run begins. A bare diffusers network takes a time that rises for the beginning
+    of the next run, so that one which is called at the same time again and again needs `steps`.
 
     Args:
         target: A Denoiser; a `UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel`, `SD3Transformer2DModel` or
@@ -67,33 +70,48 @@ def applied(
 
 @contextmanager
 def _applied_to_denoiser(model: Denoiser, plan: PlanPart, counter: MacCounter | None) -> Iterator[Applied]:
-    network, before = model.network, model.planned
+    network = model.network
     if network._compiled_call_impl is not None and plan.owns & {"tokens", "attention"}:
         raise UsageError(
             f"plan {plan.kind!r} reaches into the layers of the network, which is compiled; use it on one that is not"
         )
-    layers = before.layers if isinstance(before, _Planned) else ()
-    check_together(layers, plan)
-    plan.check(network)
-    found = Applied(plan, network, counter)
-    model.planned = _Planned((*layers, Layer(found, {})))
+    planned = model.planned if isinstance(model.planned, _Planned) else _Planned(network)
+    layer = planned.layers.add(plan, counter)
+    model.planned = planned
     try:
-        yield found
+        yield layer.applied
     finally:
-        model.planned = before
+        planned.layers.layers.remove(layer)
+        if not planned.layers.layers:
+            model.planned = None
+
+
+def _none() -> None:
+    """What is left of plans in a copy of a denoiser."""
 
 
 class _Planned:
     """What a denoiser asks instead of its network."""
 
-    def __init__(self, layers: tuple[Layer, ...]) -> None:
-        self.layers = layers
+    def __init__(self, network: Network) -> None:
+        self.layers = Layers(network)
+        self._times: tuple[float, ...] = ()
+        self._steps: dict[Hashable, int] = {}
+
+    def __deepcopy__(self, memo: object) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _none, ()
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, told: Tensor, cond: Embedding, call: Call, level: Level
     ) -> Output:
         """The network's output; see `suffuse.models.denoiser.Planned`."""
         network = denoiser.network
+        step, key = call.step or 0, (call.streams, call.substep)
+        if self._begins(call, key):
+            self.layers.begin()
 
         def at(x: Tensor, told: Tensor, cond: Embedding, seeds: Tensor | None) -> Evaluate:
             def evaluate(**asked: Any) -> Output:  # Any: as for `Network.forward`
@@ -105,19 +123,33 @@ class _Planned:
             return evaluate
 
         def ahead(count: int) -> Evaluate:
-            times = call.times[step : step + count]
-            later = torch.cat([denoiser.told(t, len(x)) for t in times])
+            later = torch.cat([denoiser.told(t, len(x)) for t in call.times[step : step + count]])
             return at(repeated(x, count), later, repeated(cond, count), repeated(call.seeds, count))
 
-        step = self._step(call)
-        alone = call.substep == 0 and len(call.times) > step
-        moment = Moment(step, call.steps, x, _place(level, step), ahead if alone else None)
-        key = (call.streams, call.substep)
-        return run_layers(self.layers, network, at(x, told, cond, call.seeds), moment, key, call.taps)
+        def sample() -> Tensor:
+            beside = 0 if cond.image is None else cond.image.shape[1]
+            return x[:, : x.shape[1] - beside] / denoiser.prediction.c_in(level.alpha, level.sigma, denoiser.sigma_data)  # type: ignore[type-var]  # both of one kind
 
-    def _step(self, call: Call) -> int:
-        """The solver's step; outside a sampling loop every call is a run of its own."""
-        return 0 if call.step is None else call.step
+        # A flow map's target goes with the condition, and later steps have others.
+        alone = call.substep == 0 and call.target is None and len(call.times) > step
+        moment = Moment(step, call.steps, x, _place(level, step), ahead if alone else None, sample)
+        shapes = (x.shape[1:], x.dtype, None if cond.tokens is None else cond.tokens.shape[1:])
+        return self.layers.run(at(x, told, cond, call.seeds), moment, key, shapes, call.taps)
+
+    def _begins(self, call: Call, key: Hashable) -> bool:
+        """Whether a run begins with a call; outside a sampling loop every call is one of its own."""
+        step = -1 if call.step is None else call.step
+        begins = (
+            step < max(self._steps.values(), default=step)
+            or step <= self._steps.get(key, -1)
+            or call.times != self._times
+            or call.step is None
+            or not self._steps
+        )
+        if begins:
+            self._steps.clear()
+        self._times, self._steps[key] = call.times, step
+        return begins
 
 
 def _place(level: Level, step: int) -> float:

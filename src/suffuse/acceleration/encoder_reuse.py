@@ -30,25 +30,32 @@ class EncoderReuse(ScheduledPlan):
     theirs. Source: li2024fasterdiffusion, Section 3.2.
 
     Attributes:
-        key_steps: `published` are the paper's nine of 50 steps, brought to the number of steps; `schedule` follows the
-            fields of the schedule.
+        schedule: `published` are the paper's nine of 50 steps, brought to the number of steps; the others as elsewhere.
+            With `every` or `refresh` and nothing else it is `uniform`.
         parallel: Run the decoders of a key step and of those after it in one batch, which needs the times beforehand
             and so many times the memory. Solvers with one evaluation a step only.
     """
 
     kind: Literal["encoder_reuse"] = "encoder_reuse"
-    key_steps: Literal["published", "schedule"] = "published"
-    parallel: bool = False
+    schedule: Literal["published", "uniform", "power", "published_power"] = "published"  # type: ignore[assignment]  # one more
     every: int = Field(default=5, ge=1)
+    parallel: bool = False
 
     @model_validator(mode="before")
     @classmethod
-    def _own_schedule(cls, data: object) -> object:
-        """A schedule that is given is followed."""
-        chosen = {"every", "schedule", "refresh"}
-        if isinstance(data, dict) and "key_steps" not in data and chosen & data.keys():
-            return {**data, "key_steps": "schedule"}
+    def _own_steps(cls, data: object) -> object:
+        """Steps that are said are even, if nothing else is."""
+        if isinstance(data, dict) and "schedule" not in data and {"every", "refresh"} & data.keys():
+            return {**data, "schedule": "uniform"}
         return data
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> EncoderReuse:
+        if self.schedule == "published" and (self.every != 5 or self.refresh is not None):
+            raise ValueError(
+                "the published schedule has steps of its own; set schedule=uniform for `every` or `refresh`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _as_they_were(self) -> EncoderReuse:
@@ -68,7 +75,7 @@ class EncoderReuse(ScheduledPlan):
 
     def refreshes(self, steps: int | None) -> tuple[int, ...] | None:
         """The key steps."""
-        if self.key_steps == "schedule":
+        if self.schedule != "published":
             return super().refreshes(steps)
         if steps is None:
             raise UsageError(
@@ -112,8 +119,8 @@ class _Parallel:
         count = self.until[moment.step] - moment.step
         if moment.ahead is None:
             raise UsageError(
-                "parallel decoders need solvers with one evaluation a step, whose times are known beforehand; use "
-                "another solver, or parallel=False"
+                "parallel decoders need to know the times of the steps to come: a pipeline's or a Denoiser's, from a "
+                "solver with one evaluation a step and guidance that stacks its halves; or use parallel=False"
             )
         kept = dict(zip(self.names, ask.probe(*self.names), strict=True))
         tiled = {name: value.repeat(count, *(1,) * (value.ndim - 1)) for name, value in kept.items()}

@@ -1,9 +1,9 @@
-"""Layers: the plans that stand before one network, each with its policies, and what they asked for."""
+"""The plans before one network: their policies run by run, and what they asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from suffuse.acceleration.timeline import Timeline
 from suffuse.base.errors import UsageError
 from suffuse.networks.contract import Network, Output, Tokens
 
-__all__ = ["Applied", "Layer", "check_together", "run_layers"]
+__all__ = ["Applied", "Layer", "Layers"]
 
 
 class Applied:
@@ -42,20 +42,6 @@ class Applied:
         """Something was asked at a step of a stream."""
         self._asked.setdefault(key, {}).setdefault(step, []).append(asked)
 
-    def counting(self, evaluate: Evaluate, shape: torch.Size, counter: MacCounter) -> Evaluate:
-        """The network, with the multiply-accumulates of each call added to `macs`."""
-
-        def counted(
-            *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
-        ) -> Output:
-            some = None if tokens is None or tokens.index is None else tokens.index.shape[1]
-            kind = (self.network, self.plan, shape[1:], taps, frozenset(given or ()), some)
-            output, macs = counter.run(lambda: evaluate(taps=taps, given=given, tokens=tokens), kind, shape[0])
-            self.macs += macs
-            return output
-
-        return counted
-
     def timeline(self, macs: BlockMacs | None = None) -> Timeline:
         """What computed at which step of the last run, in its first stream.
 
@@ -81,88 +67,132 @@ class Layer:
 
     Attributes:
         applied: The plan, and what came of it.
-        policies: By stream, with the step of its last call.
+        policies: By stream, of the run that goes on.
     """
 
     applied: Applied
-    policies: dict[Hashable, tuple[Policy, int]]
+    policies: dict[Hashable, Policy] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Forget the run before."""
         self.policies.clear()
         self.applied.begin()
 
-    def policy(self, key: Hashable, network: Network, step: int, steps: int | None) -> Policy:
-        """The stream's policy; a stream whose step does not rise begins a new run."""
-        known = self.policies.get(key)
-        if not self.policies or (known is not None and step <= known[1]):
-            self.begin()
-            known = None
-        policy = self.applied.plan.bind(network, steps) if known is None else known[0]
-        self.policies[key] = (policy, step)
-        return policy
 
-
-def check_together(layers: Sequence[Layer], plan: PlanPart) -> None:
-    """Raise a `UsageError` when another plan already decides on what this one is about."""
-    for layer in layers:
-        both = layer.applied.plan.owns & plan.owns
-        if both:
-            raise UsageError(
-                f"plan {plan.kind!r} cannot be applied together with {layer.applied.plan.kind!r}: both decide on the "
-                f"network's {' and '.join(sorted(both))}; leave one of them out"
-            )
-
-
-def run_layers(
-    layers: Sequence[Layer],
-    network: Network,
-    evaluate: Evaluate,
-    moment: Moment,
-    key: Hashable,
-    taps: tuple[str, ...] = (),
-) -> Output:
-    """Evaluate a network through its layers, the last one outermost.
+class Layers:
+    """The plans before one network, the last one outermost. Contexts add theirs and take them away, in any order.
 
     Args:
-        layers: At least one.
         network: The network.
-        evaluate: It, under the call's arguments.
-        moment: Of the call.
-        key: The stream.
-        taps: What the caller itself wants.
-
-    Raises:
-        UsageError: Derivatives are taken through the call.
     """
-    _check_derivatives(moment.x)
-    for layer in layers:
-        evaluate = _under(layer, network, evaluate, moment, key)
-    return evaluate(taps=taps)
 
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.layers: list[Layer] = []
 
-def _under(layer: Layer, network: Network, evaluate: Evaluate, moment: Moment, key: Hashable) -> Evaluate:
-    applied = layer.applied
-    policy = layer.policy(key, network, moment.step, moment.steps)
-    if (counter := applied.counter) is not None:
-        shape, ahead = moment.x.shape, moment.ahead
-        evaluate = applied.counting(evaluate, shape, counter)
-        if ahead is not None:
-            moment = replace(moment, ahead=lambda count: applied.counting(ahead(count), _times(shape, count), counter))
+    def add(self, plan: PlanPart, counter: MacCounter | None) -> Layer:
+        """Put a plan before all others.
 
-    def through(
-        *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
+        Raises:
+            UsageError: It is for another kind of network, or another plan decides on the same.
+        """
+        for layer in self.layers:
+            both = layer.applied.plan.owns & plan.owns
+            if both:
+                raise UsageError(
+                    f"plan {plan.kind!r} cannot be applied together with {layer.applied.plan.kind!r}: both decide on "
+                    f"the network's {' and '.join(sorted(both))}; leave one of them out"
+                )
+        plan.check(self.network)
+        self.layers.append(Layer(Applied(plan, self.network, counter)))
+        return self.layers[-1]
+
+    def begin(self) -> None:
+        """A run begins."""
+        for layer in self.layers:
+            layer.begin()
+
+    def run(
+        self, evaluate: Evaluate, moment: Moment, key: Hashable, shapes: Hashable, taps: tuple[str, ...] = ()
     ) -> Output:
-        def note(asked: Asked) -> None:
-            applied.note(key, moment.step, asked)
+        """Evaluate the network through all plans.
 
-        return policy(Ask(evaluate, network.graph, taps=taps, given=given, tokens=tokens, note=note), moment)
+        Args:
+            evaluate: The network under the call's arguments.
+            moment: Of the call.
+            key: The stream.
+            shapes: What else the cost of a row of the call depends on: shapes and types of the arguments.
+            taps: What the caller itself wants.
 
-    return through
+        Raises:
+            UsageError: Derivatives are taken through the call.
+        """
+        _check_derivatives(moment.x)
+        for layer in self.layers:
+            if not layer.applied.runs:  # applied in the middle of a run
+                layer.begin()
+        ahead = moment.ahead
+        if ahead is not None:
+            moment = replace(moment, ahead=lambda count: self._counted(ahead(count), moment.x, shapes, count))
+        output = self._through(len(self.layers), self._counted(evaluate, moment.x, shapes), moment, key)(taps=taps)
+        if (
+            torch.is_grad_enabled()
+            and output.value.requires_grad
+            and any(layer.applied.plan.reuses for layer in self.layers)
+        ):
+            raise UsageError(
+                "under a plan a network holds features of other steps, so that derivatives in its weights would be "
+                "wrong; call it under torch.no_grad(), or train outside of `with applied`"
+            )
+        return output
 
+    def _through(self, count: int, evaluate: Evaluate, moment: Moment, key: Hashable) -> Evaluate:
+        """The network through so many of the layers, from the innermost."""
+        for place, layer in enumerate(self.layers[:count]):
+            evaluate = self._under(place, layer, evaluate, moment, key)
+        return evaluate
 
-def _times(shape: torch.Size, count: int) -> torch.Size:
-    return torch.Size((shape[0] * count, *shape[1:]))
+    def _under(self, place: int, layer: Layer, evaluate: Evaluate, moment: Moment, key: Hashable) -> Evaluate:
+        plan = layer.applied.plan
+        if key not in layer.policies:
+            layer.policies[key] = plan.bind(self.network, moment.steps)
+        policy, ahead = layer.policies[key], moment.ahead
+        if ahead is not None and place:
+            # What stands inside of this plan stands before the decoders of later steps too.
+            later = replace(moment, ahead=None)
+            moment = replace(moment, ahead=lambda count: self._through(place, ahead(count), later, key))
+
+        def through(
+            *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
+        ) -> Output:
+            def note(asked: Asked) -> None:
+                layer.applied.note(key, moment.step, asked)
+
+            return policy(Ask(evaluate, self.network.graph, taps=taps, given=given, tokens=tokens, note=note), moment)
+
+        return through
+
+    def _counted(self, evaluate: Evaluate, x: Tensor, shapes: Hashable, calls: int = 1) -> Evaluate:
+        """The network itself; what its calls take is added to every plan that counts."""
+        counting = [layer.applied for layer in self.layers if layer.applied.counter is not None]
+        if not counting:
+            return evaluate
+        plans = tuple(layer.applied.plan for layer in self.layers)
+
+        def counted(
+            *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
+        ) -> Output:
+            some = None if tokens is None or tokens.index is None else tokens.index.shape[1]
+            kind = (self.network, plans, shapes, taps, frozenset(given or ()), some)
+            call: Callable[[], Output] = lambda: evaluate(taps=taps, given=given, tokens=tokens)  # noqa: E731
+            counter = counting[0].counter
+            assert counter is not None
+            output, macs = counter.run(call, kind, len(x) * calls)
+            for applied in counting:
+                applied.macs += macs
+            return output
+
+        return counted
 
 
 def _check_derivatives(x: Tensor) -> None:

@@ -60,6 +60,7 @@ class Moment:
         step: Number of the call in its run, from 0: the solver's step where that is known.
         steps: Calls that the run will have; None when nobody knows.
         x: The network's input, (B, C, ...).
+        sample: () -> the noisy samples in it, (B, C', ...): unscaled, and without conditions that stand beside them.
         place: Where on the way the call is: sigma / (alpha + sigma), or the step where that is not known.
         ahead: (count) -> the network under the arguments of this call and of the count - 1 next ones, stacked along
             the batch in that order; None where these are not known, as in Heun's second evaluation.
@@ -70,6 +71,7 @@ class Moment:
     x: Tensor
     place: float
     ahead: Callable[[int], Evaluate] | None = None
+    sample: Callable[[], Tensor] | None = None
 
 
 class Ask:
@@ -143,6 +145,11 @@ class PlanPart(Part, abc.ABC):
     kind: str
     owns: ClassVar[frozenset[Literal["blocks", "tokens", "attention"]]] = frozenset({"blocks"})
 
+    @property
+    def reuses(self) -> bool:
+        """Whether it hands features from one call to another."""
+        return bool(self.owns & {"blocks", "tokens"})
+
     @abc.abstractmethod
     def bind(self, network: Network, steps: int | None) -> Policy:
         """A policy for one stream of one run.
@@ -187,16 +194,19 @@ class PlanPart(Part, abc.ABC):
 
         asked: list[list[Asked]] = []
 
-        def nothing(
-            *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
-        ) -> Output:
-            return Output(torch.zeros(1), dict.fromkeys(taps, torch.zeros(1)))
+        def nothing(count: int = 1) -> Evaluate:
+            def evaluate(
+                *, taps: tuple[str, ...] = (), given: Mapping[str, Tensor] | None = None, tokens: Tokens | None = None
+            ) -> Output:
+                return Output(torch.zeros(count), dict.fromkeys(taps, torch.zeros(1)))
+
+            return evaluate
 
         policy = self.bind(network, steps)
         for step in range(steps):
             asked.append([])
-            moment = Moment(step, steps, torch.zeros(1), float(step), ahead=lambda count: nothing)
-            policy(Ask(nothing, network.graph, note=asked[-1].append), moment)
+            moment = Moment(step, steps, torch.zeros(1), float(step), ahead=nothing)
+            policy(Ask(nothing(), network.graph, note=asked[-1].append), moment)
         return Timeline(tuple(network.graph), tuple(tuple(calls) for calls in asked))
 
 

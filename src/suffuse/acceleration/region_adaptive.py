@@ -92,15 +92,17 @@ class _RegionAdaptive:
         self.memory = TokenMemory() if plan.recover else _AmongThemselves()
         self.step = -1
         self.x: Tensor | None = None
+        self.sample: Tensor | None = None
         self.idle: Tensor | None = None
 
     def __call__(self, ask: Ask, moment: Moment) -> Output:
         check_sizes(self.x, moment, self.plan.kind)
-        before, follows = self.x, moment.step == self.step + 1
-        self.x, self.step = moment.x.detach(), moment.step
+        before, follows = self.sample, moment.step == self.step + 1
+        self.x, self.step = moment.x, moment.step
+        self.sample = (moment.x if moment.sample is None else moment.sample()).detach()
         if before is None or not follows or not self.memory.kept or self.plan.dense(moment.step):
             return self._all(ask, moment)
-        index = self._chosen(moment.x - before, moment.step)
+        index = self._chosen(self.sample - before, moment.step)
         return ask(tokens=Tokens(index, self.memory))
 
     def _all(self, ask: Ask, moment: Moment) -> Output:
@@ -114,7 +116,8 @@ class _RegionAdaptive:
     def _chosen(self, moved: Tensor, step: int) -> Tensor:
         """Tokens that run, (B, K), rising."""
         scores = self._scores(moved, step)
-        count = scores.shape[1] - int((1 - self.plan.ratio) * scores.shape[1])
+        # Rounded up, but not for the last digit of the product.
+        count = math.ceil(self.plan.ratio * scores.shape[1] - 1e-9)
         idle = torch.zeros_like(scores) if self.idle is None else self.idle
         kept = self._published(scores, idle, count) if self.plan.published else self._needed(scores, idle, count)
         index = kept.sort(dim=1).values

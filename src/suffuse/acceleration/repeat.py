@@ -27,7 +27,8 @@ def repeated(value: T, count: int, batch: int | None = None) -> T:
     if isinstance(value, dict):
         return {key: repeated(item, count, batch) for key, item in value.items()}  # type: ignore[return-value]  # as above
     if isinstance(value, list | tuple):
-        return type(value)(repeated(item, count, batch) for item in value)
+        items = [repeated(item, count, batch) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: repeated(getattr(value, f.name), count, batch) for f in fields(value)})
     return value

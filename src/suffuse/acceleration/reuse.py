@@ -71,6 +71,10 @@ class ScheduledPlan(PlanPart):
         rule = power_steps if self.schedule == "power" else published_power_steps
         return rule(checked_steps(steps, self), self.every, self.centre, self.power)
 
+    def newest(self, step: int) -> int:
+        """The last step up to this one that refreshes, when nobody knows how many there are."""
+        return step - step % self.every
+
     def check(self, network: Network) -> None:
         """The features must be there."""
         self.names(network)
@@ -91,7 +95,7 @@ class _Reuse:
     def _newest(self, step: int) -> int:
         """The last step up to this one that refreshes."""
         if self.refreshes is None:
-            return step - step % self.plan.every
+            return self.plan.newest(step)
         return max(refresh for refresh in self.refreshes if refresh <= step)
 
     def __call__(self, ask: Ask, moment: Moment) -> Output:
@@ -131,8 +135,9 @@ class History:
     def keep(self, moment: Moment, features: dict[str, Tensor]) -> None:
         """A refresh's features."""
         self.step, self.x = moment.step, moment.x.detach()
-        if self._places and self._places[0] == moment.place:  # no polynomial goes through one place twice
-            del self._places[0], self._features[0]
+        if moment.place in self._places:  # no polynomial goes through one place twice
+            place = self._places.index(moment.place)
+            del self._places[place], self._features[place]
         self._places = [moment.place, *self._places][: self.order + 1]
         detached = {name: value.detach() for name, value in features.items()}
         self._features = [detached, *self._features][: self.order + 1]

@@ -49,6 +49,8 @@ def _spread(
     count = math.ceil(steps / every)
     if count <= 1:
         return (0,)
+    if count == steps:
+        return tuple(range(steps))
     while power > 1:
         low, high = raised(-centre, 1 / power), raised(steps - centre, 1 / power)
         inner = {

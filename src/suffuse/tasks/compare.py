@@ -171,8 +171,10 @@ def compare(
         made = generate(way.run, samples, way.settings, seed=seed, counter=counter)
         fidelity = None
         if planned and isinstance(judge, ImageJudge):
-            meter = meters.setdefault(way.name, FidelityMeter(made.x, judge.extractor))
-            fidelity = meter.measure(made.x)
+            if way.settings.plan == NoPlan() and way.name not in meters:
+                meters[way.name] = FidelityMeter(made.x, judge.extractor)
+            if way.name in meters:
+                fidelity = meters[way.name].measure(made.x)
         points[place] = CostPoint(
             name=way.name,
             plan=named(way.settings.plan),

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from suffuse.acceleration import Plan
+from suffuse.acceleration import NoPlan, Plan
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import Part, explain
 from suffuse.data import Data, DataPart, Dataset, data_from
@@ -19,7 +19,7 @@ from suffuse.models.codec import Codec
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import codec_of, load_model, local_folder
-from suffuse.sampling import CFG, CFGPlusPlus, Grid, GuidancePart, NoGuidance, Solver
+from suffuse.sampling import CFG, Adaptive, CFGPlusPlus, Grid, GuidancePart, NoGuidance, Solver
 from suffuse.tasks.presets import load_preset
 from suffuse.training.latents import encoded
 from suffuse.training.recipe import Recipe
@@ -202,6 +202,11 @@ def settle(run: OpenRun, wanted: Wanted) -> SamplingSettings:
     settings = base.replace(solver=solver, grid=grid, guidance=guidance, plan=plan, **changes)
     solver.init(torch.zeros(1), grid.times(path), path)
     guidance.check(solver)
+    if isinstance(solver, Adaptive) and plan != NoPlan():
+        raise UsageError(
+            f"solver 'adaptive' takes as many evaluations as it needs, so that plan {plan.kind!r} could not tell its "
+            "steps; use another solver"
+        )
     plan.bind(run.model.network, grid.steps)
     return settings
 

@@ -80,7 +80,18 @@ class Taylor(ResidualReuse):
         )
 
     def refreshes(self, steps: int | None) -> tuple[int, ...] | None:
-        """The first ones, and every so many after them."""
-        if self.refresh is not None or self.schedule != "uniform" or steps is None:
-            return super().refreshes(steps)
-        return (*range(min(self.warm_up - 1, steps)), *range(self.warm_up - 1, steps, self.every))
+        """The first ones, and those of the schedule after them."""
+        if steps is None and self.refresh is None and self.schedule == "uniform":
+            return None
+        first = range(self.warm_up if steps is None else min(self.warm_up, steps))
+        if self.refresh is None and self.schedule == "uniform":
+            assert steps is not None
+            return (*first, *(step for step in range(steps) if step not in first and self.newest(step) == step))
+        found = super().refreshes(steps)
+        assert found is not None
+        return tuple(sorted({*first, *found}))
+
+    def newest(self, step: int) -> int:
+        """Every step at first; then every so many."""
+        last = self.warm_up - 1
+        return step if step < last else step - (step - last) % self.every

@@ -130,7 +130,7 @@ class TeaCache(ThresholdPlan):
     """The middle runs again once the probe's changes from step to step, through a polynomial, add up to enough.
 
     The probe is what the first block adds, instead of the modulated input that it reads: every network names the
-    former. Published coefficients belong to the latter; `calibrated` fits those of a network.
+    former. Published coefficients belong to the latter.
 
     Source: liu2025teacache, Eqs. 6 to 8.
 

@@ -13,7 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from suffuse.acceleration.plan import Ask, Moment, PlanPart, Policy
+from suffuse.acceleration.plan import Ask, Asked, Moment, PlanPart, Policy
+from suffuse.acceleration.timeline import Timeline
 from suffuse.base.errors import UsageError
 from suffuse.networks.blocks.attention import SelfAttention
 from suffuse.networks.contract import Network, Output
@@ -47,6 +48,11 @@ class TokenMerging(PlanPart):
         if not attentions:
             raise UsageError("token_merging merges before self-attention, but this network has none among tokens")
         return _Merging(self, attentions, network.token_patch or 1)
+
+    def preview(self, network: Network, steps: int) -> Timeline:
+        """Every block at every step, though attention on fewer tokens."""
+        names = tuple(network.graph)
+        return Timeline(names, ((Asked(names),),) * steps)
 
 
 def _attentions(network: Network) -> tuple[nn.Module, ...]:
@@ -107,9 +113,9 @@ def _matched(
     B, N = x.shape[:2]
     # Two by two, as far as the sides go.
     rows, columns = (torch.arange(side, device=x.device) for side in grid)
-    stays = (rows[:, None] % 2 == step // 2 % 2) & (columns[None] % 2 == step % 2)
+    stays = (rows[:, None] % 2 == step // 2 % min(2, grid[0])) & (columns[None] % 2 == step % min(2, grid[1]))
     stay, go = stays.flatten().nonzero()[:, 0], (~stays).flatten().nonzero()[:, 0]
-    count = min(int(ratio * N), len(go)) if len(stay) else 0
+    count = min(int(ratio * N), len(go))
     unit = nn.functional.normalize(x, dim=2)
     likeness, nearest = (unit[:, go] @ unit[:, stay].transpose(1, 2)).max(dim=2)
     order = likeness.argsort(dim=1, descending=True, stable=True)

@@ -6,7 +6,7 @@ from suffuse.claims.protocol import Arm
 
 __all__ = ["DIT", "SAMPLES", "SHARED", "UNET"]
 
-SHARED = ("data={kind: shapes, size: 16, count: 10000}", "steps=1000", "batch=64", "checkpoint_every=250")
+SHARED = ("data.kind=shapes", "data.size=16", "data.count=10000", "steps=1000", "batch=64", "checkpoint_every=250")
 UNET = Arm(
     name="U-Net",
     recipe="digits-ddpm",

@@ -32,6 +32,10 @@ def _nearer(way: str, than: str) -> Criterion:
     return Criterion(value=f"psnr_{way}", arm=DIT.name, over_value=f"psnr_{than}", at_least=1.0)
 
 
+def _dearer(way: str, than: str) -> Criterion:
+    return Criterion(value=f"share_{than}", arm=DIT.name, over_value=f"share_{way}", at_most=0.99)
+
+
 _FORECAST = Experiment(
     arms=(DIT,),
     shared=SHARED,
@@ -44,7 +48,13 @@ _THRESHOLDS = Experiment(
     arms=(DIT,),
     shared=SHARED,
     measures=(_MEASURE,),
-    criteria=(_nearer("first_block05", "first_block10"), _nearer("first_block10", "first_block20")),
+    criteria=(
+        _nearer("first_block05", "first_block10"),
+        _nearer("first_block10", "first_block20"),
+        # The price of being nearer: a threshold that never lets anything through trades nothing.
+        _dearer("first_block05", "first_block10"),
+        _dearer("first_block10", "first_block20"),
+    ),
     columns=tuple(f"{value}_first_block{name}" for name in ("05", "10", "20") for value in ("share", "psnr")),
     notes=(_NOTE,),
 )
@@ -52,7 +62,11 @@ _FEWER = Experiment(
     arms=(DIT,),
     shared=SHARED,
     measures=(_MEASURE,),
-    criteria=tuple(Criterion(value=f"lead_{way.name}", arm=DIT.name, at_most=0.0) for way in _WAYS),
+    criteria=(
+        *(Criterion(value=f"lead_{way.name}", arm=DIT.name, at_most=0.0) for way in _WAYS),
+        # What never reuses anything says nothing.
+        *(Criterion(value=f"share_{way.name}", arm=DIT.name, at_most=0.95) for way in _WAYS),
+    ),
     columns=tuple(f"{value}_{way.name}" for way in _WAYS for value in ("share", "psnr", "fewer")),
     plots=(
         Plot(
@@ -79,6 +93,7 @@ _COMBINED = Experiment(
     shared=SHARED,
     measures=(PlanFidelity(guidance=CFG(scale=2.0), ways=_COMBINED_WAYS, samples=SAMPLES),),
     criteria=(
+        *(Criterion(value=f"share_{name}", arm=UNET.name, at_most=0.9) for name in ("solver", "cache", "interval")),
         Criterion(value="share_all", arm=UNET.name, at_most=0.2),
         Criterion(value="distance_all", arm=UNET.name, over_value="distance_full", at_most=1.1),
         Criterion(value="distance_all", arm=UNET.name, over_value="distance_fewer_all", at_most=1.0),

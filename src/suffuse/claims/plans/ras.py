@@ -15,7 +15,7 @@ _WAYS = (
     Way(name="ours", plan=RegionAdaptive()),
     Way(name="ours_high0", plan=RegionAdaptive(high=0.0)),
     Way(name="published", plan=RegionAdaptive(published=True, high=0.3, starvation=1.0)),
-    Way(name="random", plan=RegionAdaptive(score="random")),
+    Way(name="random", plan=RegionAdaptive(score="random", starvation=0.0)),
     Way(name="alone", plan=RegionAdaptive(recover=False)),
     Way(name="no_reset", plan=RegionAdaptive(reset_every=None)),
     Way(name="quarter", plan=RegionAdaptive(ratio=0.25)),

@@ -73,13 +73,14 @@ def ghost(like: Tensor, *shape: int) -> Tensor:
     return torch.zeros((), dtype=like.dtype, device=like.device).expand(shape)
 
 
-def tapped(module: nn.Module, name: str, asked: Asked) -> Forward:
-    """A module's own forward, whose value is kept under a name."""
+def tapped(module: nn.Module, name: str, asked: Asked, *, copied: bool = False) -> Forward:
+    """A module's own forward, whose value is kept under a name; a copy of it where later modules may change it."""
     forward = module.forward
 
     def kept(*args: Any, **options: Any) -> Any:  # Any: the signatures of foreign modules
         answer = forward(*args, **options)
-        asked.keep(name, answer[0] if isinstance(answer, tuple) else answer)
+        value = answer[0] if isinstance(answer, tuple) else answer
+        asked.keep(name, value.clone() if copied else value)
         return answer
 
     return kept

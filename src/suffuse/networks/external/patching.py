@@ -10,9 +10,30 @@ from torch import nn
 
 from suffuse.base.errors import UsageError
 
-__all__ = ["replaced_forwards"]
+__all__ = ["give_back", "put_before", "replaced_forwards"]
 
 Forward = Callable[..., Any]  # Any: the signatures of foreign modules
+
+
+def put_before(module: nn.Module, forward: Forward) -> None:
+    """Give a module another forward until `give_back`.
+
+    Raises:
+        UsageError: It is compiled, and would not notice.
+    """
+    if module._compiled_call_impl is not None:
+        raise UsageError(
+            f"a {type(module).__name__} is compiled, and runs past what is put before it; use plans and taps on a "
+            "network that is not compiled"
+        )
+    module.__dict__["forward"] = forward
+
+
+def give_back(module: nn.Module, forward: Forward) -> None:
+    """Give a module the forward back that it had: its class's own needs no place in the instance."""
+    module.__dict__.pop("forward", None)
+    if module.forward != forward:
+        module.__dict__["forward"] = forward
 
 
 @contextmanager
@@ -27,16 +48,10 @@ def replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     Raises:
         UsageError: A module is compiled, and would not notice.
     """
-    for module in forwards:
-        if module._compiled_call_impl is not None:
-            raise UsageError(
-                f"a {type(module).__name__} is compiled, and runs past what is put before it; use plans and taps "
-                "on a network that is not compiled"
-            )
     before = {module: module.__dict__["forward"] for module in forwards if "forward" in module.__dict__}
     try:
         for module, forward in forwards.items():
-            module.__dict__["forward"] = forward
+            put_before(module, forward)
         yield
     finally:
         for module in forwards:

@@ -100,7 +100,8 @@ def _stages(model: Any) -> dict[str, list[_Block]]:  # Any: a class of an option
     stages: dict[str, list[_Block]] = {}
     for way in ("down_blocks", "mid_block", "up_blocks"):
         if way == "mid_block":
-            stages[way] = [_Block(way, (model.mid_block,))]
+            if model.mid_block is not None:  # small Stable Diffusions have none
+                stages[way] = [_Block(way, (model.mid_block,))]
             continue
         for i, parent in enumerate(getattr(model, way)):
             if type(parent).__name__ not in _KNOWN_STAGES:
@@ -121,18 +122,24 @@ def _stages(model: Any) -> dict[str, list[_Block]]:  # Any: a class of an option
     return stages
 
 
+def _given(name: str, asked: Asked) -> Tensor | None:
+    """A given value, copied: FreeU and adapters change features in place, which would add up from call to call."""
+    value = asked.given.get(name)
+    return None if value is None else value.clone()
+
+
 def _members(block: _Block, asked: Asked) -> dict[nn.Module, Forward]:
     """Replaced forwards of a block's modules: nothing for one that simply runs."""
     *early, last = block.members
     if block.name in asked.needed:
-        return {last: tapped(last, block.name, asked)} if block.name in asked.taps else {}
+        return {last: tapped(last, block.name, asked, copied=True)} if block.name in asked.taps else {}
 
     def early_ghost(x: Tensor, *args: Any, **options: Any) -> Any:
         return _answer(_image_ghost(x, *x.shape[2:]), options)
 
     def skipped(x: Tensor | None = None, *args: Any, **options: Any) -> Any:
         x = options["hidden_states"] if x is None else x
-        value = asked.given.get(block.name)
+        value = _given(block.name, asked)
         return _answer(block.ghost(x) if value is None else value, options)
 
     return {**dict.fromkeys(early, early_ghost), last: skipped}
@@ -144,7 +151,7 @@ def _skip_down(blocks: list[_Block], asked: Asked) -> Forward:
     def skipped(hidden_states: Tensor, *args: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         states = [hidden_states]
         for block in blocks:
-            value = asked.given.get(block.name)
+            value = _given(block.name, asked)
             states.append(block.ghost(states[-1]) if value is None else value)
         return states[-1], tuple(states[1:])
 
@@ -156,7 +163,7 @@ def _skip_up(blocks: list[_Block], asked: Asked) -> Forward:
     last = blocks[-1]
 
     def skipped(hidden_states: Tensor, *args: Any, upsample_size: Any = None, **options: Any) -> Tensor:
-        value = asked.given.get(last.name)
+        value = _given(last.name, asked)
         if value is not None:
             return value
         # Odd sides: the model says which size the skips of the next level have.
