@@ -157,6 +157,8 @@ class _Calls:
     def _start_at(self, timestep: Any) -> None:
         """Image to image starts late in its scheduler's times: those before are no part of the run."""
         assert self.times is not None
+        if isinstance(timestep, Tensor) and timestep.is_meta:  # only counting: no time has a value
+            return
         found = (self.times == torch.as_tensor(timestep).flatten()[0].to(self.times)).nonzero()
         if len(found):
             self.times = self.times[int(found[0]) :]
