@@ -36,6 +36,11 @@ def test_a_plan_is_asked_for_by_kind_or_by_fields(make_run: MakeRun) -> None:
         settle(run, Wanted(plan={"kind": "deepcache", "refresh": [0, 9]}, steps=3))
 
 
+def test_steps_that_nobody_can_count_take_no_plan(make_run: MakeRun) -> None:
+    with pytest.raises(UsageError, match="adaptive"):
+        settle(make_run(), Wanted(solver="adaptive", plan="deepcache"))
+
+
 def test_a_plan_changes_what_is_generated_and_not_the_model(make_run: MakeRun) -> None:
     run = make_run()
     plain = settle(run, Wanted(steps=6))

@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DiTTransformer2DModel,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
@@ -67,7 +73,45 @@ def transformer() -> nn.Module:
     )
 
 
-MODELS = {"unet": unet, "labelled": labelled, "conditional": conditional, "dit": transformer}
+def pixart() -> nn.Module:
+    return PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=3,
+        out_channels=3,
+        num_layers=4,
+        cross_attention_dim=16,
+        sample_size=8,
+        caption_channels=12,
+        use_additional_conditions=False,
+    )
+
+
+def sd3() -> nn.Module:
+    return SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        num_layers=4,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        caption_projection_dim=16,
+        pooled_projection_dim=6,
+        pos_embed_max_size=8,
+        dual_attention_layers=(1,),
+        qk_norm="rms_norm",
+    )
+
+
+MODELS = {
+    "unet": unet,
+    "labelled": labelled,
+    "conditional": conditional,
+    "dit": transformer,
+    "pixart": pixart,
+    "sd3": sd3,
+}
 all_models = pytest.mark.parametrize("name", MODELS)
 
 
@@ -76,8 +120,9 @@ def setting(name: str, side: int = 8) -> tuple[DiffusersNetwork, Tensor, Tensor,
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 3, side, side, generator=generator)
     cond = None
-    if name == "conditional":
-        cond = Embedding(tokens=torch.randn(2, 5, 12, generator=generator))
+    if name in ("conditional", "pixart", "sd3"):
+        pooled = torch.randn(2, 6, generator=generator) if name == "sd3" else None
+        cond = Embedding(vector=pooled, tokens=torch.randn(2, 5, 12, generator=generator))
     elif network.label_count is not None:
         cond = Embedding(vector=torch.tensor([[1], [3]]))
     return network, x, torch.tensor([10.0, 500.0]), cond
@@ -106,10 +151,14 @@ def ran(network: DiffusersNetwork, call: Callable[[], object]) -> int:
 def test_the_wrapper_adds_nothing(name: str) -> None:
     network, x, told, cond = setting(name)
     arguments = {"class_labels": torch.tensor([1, 3])} if network.label_count else {}
-    if name == "conditional":
+    if name in ("conditional", "pixart", "sd3"):
         arguments = {"encoder_hidden_states": cond.tokens}
+    if name == "pixart":
+        arguments["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
+    if name == "sd3":
+        arguments["pooled_projections"] = cond.vector
     with torch.no_grad():
-        assert torch.equal(network(x, told, cond).value, network.model(x, told, **arguments).sample)
+        assert torch.equal(network(x, told, cond).value, network.model(x, timestep=told, **arguments).sample)
     assert not patched(network)
 
 
@@ -208,7 +257,9 @@ def test_forwards_come_back_after_an_exception(name: str) -> None:
         assert patched(network)
         raise RuntimeError("in the middle")
 
-    last = network.model.conv_out if hasattr(network.model, "conv_out") else network.model.proj_out_2
+    last = next(
+        getattr(network.model, part) for part in ("conv_out", "proj_out_2", "proj_out") if hasattr(network.model, part)
+    )
     handle = last.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         network(x, told, cond, taps=(tap,))

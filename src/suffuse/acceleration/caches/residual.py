@@ -57,7 +57,7 @@ class ResidualReuse(ScheduledPlan):
 
 
 class Taylor(ResidualReuse):
-    """What every block adds is extrapolated from the last refreshes: TaylorSeer, in the noise instead of the step.
+    """What every block adds is extrapolated from the last refreshes: TaylorSeer, in a Denoiser's noise level.
 
     Of order 0 it is FORA without its current gates. Source: liu2025taylorseer, Eqs. 4 to 6, which count steps.
 
