@@ -22,6 +22,7 @@ from suffuse.base.errors import UsageError
 from suffuse.base.part import explain
 from suffuse.base.randomness import Draws
 from suffuse.interop.convert import process_of
+from suffuse.interop.scheduler_grids import grid_of
 from suffuse.process import Flow, FlowVelocity, PathPart, PredictionPart
 from suffuse.sampling import Adaptive, Estimate, Grid, GridPart, ListedTimes, Solver, SolverPart
 from suffuse.sampling.solvers import OnGrid
@@ -132,7 +133,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         Args:
             scheduler: A pipeline's scheduler, or its configuration.
             solver: Kind, or fields.
-            grid: Kind, or fields; even times when None, on the flow path shifted as the other scheduler has it.
+            grid: Kind, or fields; the other scheduler's own grid when None, see `grid_of`.
 
         Raises:
             UsageError: A process that we do not have.
@@ -149,9 +150,9 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
                 f"scheduler {name!r} has neither a table of betas nor the flow path; pipelines of the DDPM family and "
                 "of flow matching can be sampled by our solvers"
             )
-        shift = float(config.get("shift") or 1.0) if flow else 1.0
-        even: Fields = {"kind": "shifted", "shift": shift} if shift > 1 else "uniform"
-        made: SolverScheduler = cls(solver=solver, grid=even if grid is None else grid, flow=flow, **kept)
+        own = grid_of({**config, "_class_name": name}, 1).dump()
+        del own["steps"]
+        made: SolverScheduler = cls(solver=solver, grid=own if grid is None else grid, flow=flow, **kept)
         return made
 
     def _forget(self) -> None:
