@@ -157,3 +157,27 @@ def test_an_autoencoder_is_not_sampled(suffuse: Command, tmp_path: Path) -> None
         said = suffuse("eval", run, "--n", count)
         assert said.code == 2
         assert f"{count} images are too few to be judged by" in said.err
+
+
+def test_plans_are_compared_from_the_command_line(suffuse: Command, labelled: Path, tmp_path: Path) -> None:
+    plans = ("--plan", "deepcache,{kind: deepcache, every: 2, order: 1}")
+    said = suffuse("compare", labelled, "--out", tmp_path, "--nfe", "3,6", "--n", 12, *plans)
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    assert list(dict.fromkeys(point["plan"] for point in found["points"])) == [
+        "none",
+        "deepcache",
+        "deepcache(every=2, order=1)",
+    ]
+    assert "| PSNR | SSIM | drift |" in said.out
+    assert all(point["macs"] > 0 for point in found["points"])
+
+
+def test_a_plan_for_another_network_is_named(suffuse: Command, labelled: Path) -> None:
+    said = suffuse("sample", labelled, "--n", 2, "--plan", "region_adaptive")
+    assert said.code == 2
+    assert "no tokens that could run alone" in said.err
+    assert "Traceback" not in said.err
+    unknown = suffuse("sample", labelled, "--n", 2, "--plan", "deepcash")
+    assert unknown.code == 2
+    assert "deepcache" in unknown.err
