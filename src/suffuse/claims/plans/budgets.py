@@ -11,7 +11,7 @@ UNET = Arm(
     name="U-Net",
     recipe="digits-ddpm",
     overrides=("network={kind: unet, channels: 32, multipliers: [1, 2, 2], attention_levels: [2], groups: 8}",),
-    note="1.6 M weights, the noise as target, a linear schedule, as the papers' models.",
+    note="1.1 M weights, the noise as target, a linear schedule, as the papers' models.",
 )
 DIT = Arm(
     name="DiT",

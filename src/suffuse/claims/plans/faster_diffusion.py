@@ -15,7 +15,7 @@ _WAYS = (
     Way(name="published", plan=EncoderReuse()),
     Way(name="even9", plan=EncoderReuse(every=6)),
     Way(name="even2", plan=EncoderReuse(every=2)),
-    Way(name="decoder", plan=HeldBlocks(blocks=("up.2.2",), refresh=PUBLISHED_STEPS)),
+    Way(name="decoder", plan=HeldBlocks(blocks=("up.2.1",), refresh=PUBLISHED_STEPS)),
 )
 _DRIFT = Experiment(
     arms=(UNET,),
