@@ -5,12 +5,22 @@ from __future__ import annotations
 from suffuse.claims.measures import Distance, MeasurePart, PointDistances
 from suffuse.sampling import Consistency, Karras
 
-__all__ = ["DIGITS", "MNIST", "MNIST_DATA", "RING", "RING_JUDGED", "jumps", "own"]
+__all__ = ["CIFAR", "CIFAR_DATA", "DIGITS", "MNIST", "MNIST_DATA", "RING", "RING_JUDGED", "jumps", "own"]
 
 RING = ("batch=256", "steps=3000", "checkpoint_every=1000", "training.ema=[100000]")
 DIGITS = ("steps=1500", "checkpoint_every=500", "training.ema=[10000]")
 MNIST = ("steps=3000", "checkpoint_every=250", "training.ema=[50000]")
-MNIST_DATA = "mnist-train.zip"
+CIFAR = (
+    "steps=5000",
+    "batch=256",
+    "checkpoint_every=1000",
+    "training.ema=[100000]",
+    "training.ema_ramp=0.05",
+    "network.dropout=0.0",
+    "precision=bfloat16",
+    "training.compile=true",
+)
+MNIST_DATA, CIFAR_DATA = "mnist-train.zip", "cifar10-train.zip"
 
 RING_JUDGED: tuple[MeasurePart, ...] = (PointDistances(),)
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from suffuse.claims.consistency.budgets import DIGITS, MNIST, MNIST_DATA, RING, RING_JUDGED, jumps, own
+from suffuse.claims.consistency.budgets import (
+    CIFAR,
+    CIFAR_DATA,
+    DIGITS,
+    MNIST,
+    MNIST_DATA,
+    RING,
+    RING_JUDGED,
+    jumps,
+    own,
+)
 from suffuse.claims.protocol import Arm, Claim, Criterion, Experiment, Plot
 
 __all__ = ["CLAIMS"]
@@ -62,6 +72,12 @@ _RING = Experiment(
 )
 
 _DIGITS_ONE, _DIGITS_TWO = "distance_consistency@1", "distance_consistency@2"
+# The network of cifar10-ict for both, with a dropout that a budget of minutes asks for.
+_CIFAR_NETWORK = (
+    "network={kind: unet, channels: 128, multipliers: [2, 2, 2], blocks: 4, attention_levels: [1], scale_shift: true, "
+    "resample: resnet, resample_filter: smooth, fourier: 0.02, skip_scale: 0.7071067811865476}"
+)
+_CIFAR_STEPS = 10_000
 _CT_DIGITS = (_EMA, _L2, _UNIFORM, _ONE, _ROOT)
 
 
@@ -102,22 +118,32 @@ def _steps(shared: tuple[str, ...], data: str | None, recipe: str, samples: int,
 
 
 def _against_diffusion(
-    shared: tuple[str, ...], data: str | None, recipes: tuple[str, str], steps: int, samples: int
+    shared: tuple[str, ...],
+    data: str | None,
+    recipes: tuple[str, str],
+    steps: int,
+    samples: int,
+    *,
+    costs: tuple[int, ...] = (5, 10, 20),
+    ict: tuple[str, ...] = (),
+    diffusion: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (0, 1, 2),
 ) -> Experiment:
     """At equal training time: `steps` are those that the denoiser takes meanwhile, by measurement."""
     return Experiment(
         arms=(
-            Arm(name="iCT", recipe=recipes[0]),
+            Arm(name="iCT", recipe=recipes[0], overrides=ict),
             Arm(
                 name="diffusion",
                 recipe=recipes[1],
-                overrides=(f"steps={steps}",),
+                overrides=(*diffusion, f"steps={steps}"),
                 equal=False,
                 note="More steps: they cost one evaluation less each.",
             ),
         ),
         shared=shared,
-        measures=own(samples, 1, 2, 5, 10, 20),
+        seeds=seeds,
+        measures=own(samples, 1, 2, *costs),
         criteria=(
             Criterion(value="distance_own@1", arm="iCT", over="diffusion", at_most=0.5),
             Criterion(value="distance_own@2", arm="iCT", over="diffusion", at_most=0.5),
@@ -125,7 +151,7 @@ def _against_diffusion(
                 Criterion(
                     value="distance_own@2", arm="iCT", over="diffusion", over_value=f"distance_own@{nfe}", at_most=1.0
                 )
-                for nfe in (5, 10, 20)
+                for nfe in costs
             ),
         ),
         plots=(
@@ -176,6 +202,17 @@ CLAIMS: tuple[Claim, ...] = (
         experiments={
             "small": _against_diffusion(DIGITS, None, ("digits-ict", "digits-diffusion"), 1850, 1000),
             "long": _against_diffusion(MNIST, MNIST_DATA, ("mnist14-ict", "mnist14-diffusion"), 3700, 2000),
+            "gpu": _against_diffusion(
+                CIFAR,
+                CIFAR_DATA,
+                ("cifar10-ict", "cifar10-edm"),
+                _CIFAR_STEPS,
+                5000,
+                costs=(5, 18, 35),
+                ict=("objective.pairs.curriculum.s1=160", "optimiser={kind: radam, lr: 2.0e-4, clip: null}"),
+                diffusion=(_CIFAR_NETWORK, "conditioner=none", "optimiser={lr: 4.0e-4, warmup: 200}"),
+                seeds=(0,),
+            ),
         },
     ),
     Claim(
