@@ -74,8 +74,11 @@ class Embedding:
 
     Attributes:
         vector: One vector a sample, added to the time embedding, (B, D); None when there is none.
-        tokens: A sequence a sample for cross-attention, (B, N, D); None when there is none.
-        tokens_mask: Which tokens count, (B, N) bool; None when all do.
+        tokens: A sequence a sample for cross-attention, (B, N, D), which the network takes as `token_width`; None when
+            there is none.
+        tokens_mask: Which tokens count, (B, N) bool, at least one of each sample; None when all do.
+        map: A small map a sample, (B, C'', h, w), which the network takes as `map_channels` and brings to the sizes of
+            its own levels; None when there is none.
         image: Channels beside the noisy sample, (B, C', H, W), which the network takes as `extra_channels`; None when
             there are none. The denoiser puts them there: networks do not look at it.
     """
@@ -83,6 +86,7 @@ class Embedding:
     vector: Tensor | None = None
     tokens: Tensor | None = None
     tokens_mask: Tensor | None = None
+    map: Tensor | None = None
     image: Tensor | None = None
 
     def beside(self, x: Tensor) -> Tensor:

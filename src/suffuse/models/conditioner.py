@@ -28,8 +28,14 @@ class Conditioner(nn.Module, abc.ABC):
     observes: tuple[str, ...] = ()
 
     @abc.abstractmethod
-    def forward(self, cond: Conditions, batch: int) -> Embedding:
-        """Embed the conditions of `batch` samples; what is absent becomes the learned "no condition"."""
+    def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
+        """Embed the conditions of `batch` samples; what is absent becomes the learned "no condition".
+
+        Args:
+            cond: The conditions.
+            batch: How many samples.
+            seeds: Keys of all its randomness, (B,) int64, in training; None switches it off.
+        """
 
     def check(self, cond: Conditions) -> None:
         """Raise a `UsageError` for values that the model does not know; once for all, while they are on the CPU."""
@@ -50,6 +56,16 @@ class ConditionerPart(Part, abc.ABC):
     @property
     def label_count(self) -> int:
         """How many classes its `label` may name, K; 0 when it reads no labels."""
+        return 0
+
+    @property
+    def token_width(self) -> int:
+        """Width of the tokens that it gives; 0 when it gives none."""
+        return 0
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the map that it gives; 0 when it gives none."""
         return 0
 
     def extra_channels(self, shape: tuple[int, ...]) -> int:
@@ -74,7 +90,7 @@ class ConditionerPart(Part, abc.ABC):
 
 
 class _Nothing(Conditioner):
-    def forward(self, cond: Conditions, batch: int) -> Embedding:
+    def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
         return Embedding()
 
 
@@ -135,7 +151,7 @@ class _LabelTable(_Labels):
         nn.init.normal_(rows, std=0.02, generator=torch.Generator().manual_seed(classes))
         self.table = nn.Embedding(classes + 1, width, _weight=rows)
 
-    def forward(self, cond: Conditions, batch: int) -> Embedding:
+    def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
         return Embedding(vector=self.table(self._numbers(cond, batch, self.table.weight.device)))
 
 
@@ -173,7 +189,7 @@ class _LabelNumber(_Labels):
         # It has no weights: an empty buffer tells on which device the model is.
         self.register_buffer("place", torch.empty(0), persistent=False)
 
-    def forward(self, cond: Conditions, batch: int) -> Embedding:
+    def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
         return Embedding(vector=self._numbers(cond, batch, self.place.device)[:, None])
 
 

@@ -28,7 +28,8 @@ class ModelConfig(Part):
     """A denoiser or a flow map as plain data.
 
     Attributes:
-        network: What is learned; its `extra_channels` follow from the conditioner and are filled in.
+        network: What is learned; its `extra_channels`, `token_width` and `map_channels` follow from the conditioner and
+            are filled in.
         shape: Shape of one sample, (C, H, W) or (D,).
         out_channels: Channels of the network's output when they are not the data's (2C for learned variances).
         path: How data become noise.
@@ -63,8 +64,13 @@ class ModelConfig(Part):
 
     @model_validator(mode="after")
     def _network_takes_what_is_beside(self) -> ModelConfig:
-        extra = self.conditioner.extra_channels(self.shape)
-        network = self.network.taking(extra, f"conditioner {self.conditioner.kind!r}")
+        conditioner = self.conditioner
+        network = self.network.taking(
+            f"conditioner {conditioner.kind!r}",
+            extra_channels=conditioner.extra_channels(self.shape),
+            token_width=conditioner.token_width,
+            map_channels=conditioner.map_channels,
+        )
         object.__setattr__(self, "network", network)  # frozen, but not made yet
         return self
 

@@ -125,7 +125,7 @@ class Denoiser(nn.Module):
 
     def embed(self, cond: Conditions, batch: int, call: Call) -> Embedding:
         """What the network gets of the conditions of `batch` samples."""
-        embedded: Embedding = self.conditioner(cond, batch)
+        embedded: Embedding = self.conditioner(cond, batch, call.seeds)
         return embedded
 
     def evaluate(

@@ -73,7 +73,7 @@ class _LowResolution(Conditioner):
         """With `low_res` made from the data, unless there is one already."""
         return cond if _NAME in cond.values else cond.plus(low_res=downsampled(x0, self.factor))
 
-    def forward(self, cond: Conditions, batch: int) -> Embedding:
+    def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
         vector = None if self.labels is None else self.labels(cond, batch).vector
         return Embedding(vector=vector, image=self._image(cond, batch))
 

@@ -36,30 +36,38 @@ class NetworkPart(Part, abc.ABC):
             UsageError: The configuration does not fit the shape.
         """
 
-    def taking(self, extra: int, giver: str) -> Self:
-        """This network with `extra` input channels beyond the data's.
+    def taking(self, giver: str, **offered: int) -> Self:
+        """This network with fields filled in for what is offered to it beside the noisy sample.
 
         Args:
-            extra: How many there will be.
-            giver: Where they come from, for messages.
+            giver: Where it comes from, for messages.
+            **offered: `extra_channels`, `token_width`, `map_channels`, see `Embedding`; 0 for what does not come.
 
         Raises:
-            UsageError: It is configured for another number, or for none ever.
+            UsageError: It is configured for something else, or takes nothing of the kind.
         """
-        own = dict(self).get("extra_channels")
-        if own == extra or (own is None and not extra):
-            return self
-        if own is None:
-            raise UsageError(
-                f"{giver} puts {extra} channels beside the sample, but network {self.kind!r} has no extra_channels to "
-                f"take them; choose another network"
-            )
-        if own:
-            raise UsageError(
-                f"network.extra_channels is {own}, but {giver} puts {extra} channels beside the sample; leave "
-                f"extra_channels out, it is filled in"
-            )
-        return self.replace(extra_channels=extra)
+        own, changes = dict(self), {}
+        for name, size in offered.items():
+            if own.get(name, 0) == size:
+                continue
+            what = _OFFERS[name].format(size)
+            if name not in own:
+                raise UsageError(
+                    f"{giver} {what}, but network {self.kind!r} has no {name} to take them; choose another network"
+                )
+            if own[name]:
+                raise UsageError(
+                    f"network.{name} is {own[name]}, but {giver} {what}; leave {name} out, it is filled in"
+                )
+            changes[name] = size
+        return self.replace(**changes) if changes else self
+
+
+_OFFERS = {
+    "extra_channels": "puts {} channels beside the sample",
+    "token_width": "gives tokens of width {}",
+    "map_channels": "gives a map of {} channels",
+}
 
 
 @contextmanager
