@@ -13,7 +13,7 @@ from suffuse.data import Dataset
 from suffuse.models.codec import Codec, CodecConfig
 from suffuse.networks import Autoencoder, KLAutoencoder
 from suffuse.objectives.autoencoding import Autoencoding
-from suffuse.training.recipe_base import RecipePart, Resolved
+from suffuse.training.recipe_base import Decode, RecipePart, Resolved
 
 __all__ = ["CodecRecipe"]
 
@@ -49,7 +49,7 @@ class CodecRecipe(RecipePart):
         return Resolved(self.replace(data=self.data.anchored()), model, (words, f"{weights:,} parameters"))
 
     @torch.no_grad()
-    def examples(self, model: Codec, dataset: Dataset) -> Tensor:
+    def examples(self, model: Codec, dataset: Dataset, decode: Decode | None) -> Tensor:
         """Images and, each beside its own, what comes back of them."""
         n = min(max(1, self.training.samples // 2), len(dataset))
         images = dataset.batch(permutation(0, "reconstructed", 0, len(dataset))[:n]).x0
