@@ -34,7 +34,7 @@ from suffuse.networks import ConvNeXtPrior, DiffNeXt, count_parameters
 diffusers = pytest.importorskip("diffusers")
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-PRIOR_OPTIONS: dict[str, Any] = {"c_in": 4, "c": 32, "c_cond": 24, "c_r": 16, "depth": 3, "nhead": 4}
+PRIOR_OPTIONS: dict[str, Any] = {"c_in": 4, "c": 32, "c_cond": 24, "c_r": 16, "depth": 3, "nhead": 4, "dropout": 0.2}
 DECODER_OPTIONS: dict[str, Any] = {
     "c_in": 4,
     "c_out": 4,

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from suffuse.acceleration import ResidualReuse, Taylor, applied
 from suffuse.acceleration.caches.residual import residual_blocks
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
 from suffuse.base.randomness import keys
+from suffuse.models.config import ModelConfig
 from suffuse.networks import ConvNeXtPrior, Network, count_parameters
 from suffuse.networks.blocks.convnext import (
     ABHead,
@@ -24,6 +26,8 @@ from suffuse.networks.blocks.convnext import (
     absolute_spread,
 )
 from suffuse.networks.part import seeded
+from suffuse.process import VP, Eps
+from suffuse.sampling import DDIM, Uniform, sample
 
 SMALL = ConvNeXtPrior(width=16, depth=2, heads=2, frequencies=8, token_width=6, dropout=0.0)
 SHAPE = (3, 5, 7)
@@ -67,6 +71,14 @@ def test_autocast_does_not_reach_the_head() -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         inside = network.output(h, x)
     assert torch.equal(inside, network.output(h, x))
+
+
+def test_autocast_keeps_the_sum_over_stages_in_float32() -> None:
+    network, (x, told, cond) = live(), inputs()
+    names = ("stem", "blocks.0", "blocks.1", "output")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = network(x, told, cond, taps=names).features
+    assert {feature.dtype for feature in features.values()} == {torch.float32}
 
 
 def test_text_changes_the_output_and_masked_tokens_do_not() -> None:
@@ -143,6 +155,24 @@ def test_caches_find_what_stages_add_and_a_given_one_skips_the_stage() -> None:
     assert torch.equal(out.features["blocks.1"], out.features["blocks.0"] + 1.0)
 
 
+@pytest.mark.parametrize("plan", [ResidualReuse(every=2, first=0, last=1), Taylor(every=3, warm_up=1)])
+def test_plans_work_on_models_of_it(plan: ResidualReuse) -> None:
+    part = SMALL.replace(token_width=0)
+    model = ModelConfig(network=part, shape=SHAPE, path=VP(), prediction=Eps()).build(seed=0)
+    model.network.load_state_dict(live(part).state_dict())
+
+    def made() -> Tensor:
+        return sample(model, 2, shape=SHAPE, solver=DDIM(), grid=Uniform(steps=6), seed=1).x
+
+    plain = made()
+    with applied(model, plan.replace(every=1)):
+        assert torch.equal(made(), plain)
+    with applied(model, plan) as run:
+        reused = made()
+    assert not torch.equal(reused, plain)
+    assert run.timeline().total < 0.9
+
+
 def test_dropout_and_checkpointing_with_text() -> None:
     (x, told, cond), seeds = inputs(), keys(0, "dropout", 0, torch.arange(3))
     assert cond.tokens is not None
@@ -176,6 +206,10 @@ def test_stages_start_alike_and_the_output_at_zero() -> None:
     assert max(deviations) < 3 * min(deviations)
     assert 0.1 < math.prod(deviations) ** 0.25 < 2
     assert not any(parameter.any() for parameter in network.output.parameters())
+    # Xavier's bound, over the square root of the number of stages.
+    bound = math.sqrt(6 / (64 + 256)) / math.sqrt(4)
+    outer = network.blocks[0].layers[0].outer.weight
+    assert 0.95 * bound < float(outer.detach().abs().max()) <= bound
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from suffuse.acceleration import DeepCache, EncoderReuse, applied
 from suffuse.acceleration.deepcache import decoder_blocks
-from suffuse.base.conditions import Embedding
+from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
 from suffuse.base.randomness import keys
+from suffuse.models.conditioner import ClassLabel
+from suffuse.models.config import ModelConfig
 from suffuse.networks import DiffNeXt, Network, count_parameters
 from suffuse.networks.blocks.convnext import bounded_spread
 from suffuse.networks.blocks.dropout import Dropout
+from suffuse.process import VP, Eps
+from suffuse.sampling import DDIM, Uniform, sample
 
 SMALL = DiffNeXt(
     widths=(8, 12, 16),
@@ -141,6 +146,26 @@ def test_caches_find_the_decoder_and_run_what_they_should() -> None:
         assert torch.equal(plain.value, network(x, told, cond).value)
         for name, feature in plain.features.items():
             assert torch.equal(network(x, told, cond, given={name: feature}).value, plain.value), name
+
+
+@pytest.mark.parametrize("plan", [DeepCache(every=3), DeepCache(every=3, branch=1), EncoderReuse(every=3)])
+def test_plans_work_on_models_of_it(plan: DeepCache | EncoderReuse) -> None:
+    part = SMALL.replace(token_width=0, map_channels=0)
+    config = ModelConfig(network=part, shape=SHAPE, path=VP(), prediction=Eps(), conditioner=ClassLabel(classes=3))
+    model = config.build(seed=0)
+    model.network.load_state_dict(live(part).state_dict())
+    cond = Conditions.of(label=torch.tensor([0, 2]))
+
+    def made() -> Tensor:
+        return sample(model, 2, shape=SHAPE, cond=cond, solver=DDIM(), grid=Uniform(steps=6), seed=1).x
+
+    plain = made()
+    with applied(model, plan.replace(every=1)):
+        assert torch.equal(made(), plain)
+    with applied(model, plan) as run:
+        reused = made()
+    assert not torch.equal(reused, plain)
+    assert run.timeline().total < 0.9
 
 
 def test_dropout_and_checkpointing_with_text_and_map() -> None:
