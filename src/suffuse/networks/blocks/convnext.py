@@ -377,8 +377,9 @@ class ABHead(nn.Module):
 def initialise(network: nn.Module, *, inputs: nn.Module, conditions: list[nn.Module], stages: int) -> None:
     """Initial weights of Wuerstchen's networks: Xavier, but small inputs, and time layers and output at zero.
 
-    Source: pernias2024wuerstchen's code. Deviation: there the last layer of each MLP is scaled by sqrt(1 / stages) once
-    for every module that is initialised after it, which leaves most of them at zero; here it is scaled once.
+    Source: pernias2024wuerstchen, by way of diffusers' DiffNeXt; the prior follows the same rules. Deviation: there the
+    last layer of each MLP is scaled by sqrt(1 / stages) again for every module that is initialised after it, which
+    leaves all but the last few at zero; here it is scaled once.
 
     Args:
         network: Whose weights are set.
