@@ -184,6 +184,12 @@ PAPERS: dict[str, Paper] = {
         "arXiv 2306.00637",
     ),
     "peebles2023dit": Paper("Peebles, Xie", "Scalable Diffusion Models with Transformers", 2023, "arXiv 2212.09748"),
+    "pernias2024wuerstchen": Paper(
+        "Pernias et al.",
+        "Würstchen: An Efficient Architecture for Large-Scale Text-to-Image Diffusion Models",
+        2024,
+        "arXiv 2306.00637",
+    ),
     "rombach2022ldm": Paper(
         "Rombach et al.", "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, "arXiv 2112.10752"
     ),
@@ -292,6 +298,12 @@ PAPERS: dict[str, Paper] = {
     ),
     "ma2024deepcache": Paper(
         "Ma et al.", "DeepCache: Accelerating Diffusion Models for Free", 2024, "arXiv 2312.00858"
+    ),
+    "woo2023convnextv2": Paper(
+        "Woo et al.",
+        "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders",
+        2023,
+        "arXiv 2301.00808",
     ),
     "wang2004ssim": Paper(
         "Wang et al.",

@@ -7,6 +7,8 @@ from typing import Annotated
 from suffuse.base.part import Joint
 from suffuse.networks.autoencoder import Autoencoder, AutoencoderNetwork, AutoencoderPart, KLAutoencoder
 from suffuse.networks.contract import Network, Output, needed_blocks
+from suffuse.networks.convnext_prior import ConvNeXtPrior, ConvNeXtPriorNetwork
+from suffuse.networks.diffnext import DiffNeXt, DiffNeXtNetwork
 from suffuse.networks.dit import DiT, DiTNetwork
 from suffuse.networks.execution import execute
 from suffuse.networks.mlp import MLP, MLPNetwork
@@ -18,8 +20,12 @@ __all__ = [
     "Autoencoder",
     "AutoencoderNetwork",
     "AutoencoderPart",
+    "ConvNeXtPrior",
+    "ConvNeXtPriorNetwork",
     "DiT",
     "DiTNetwork",
+    "DiffNeXt",
+    "DiffNeXtNetwork",
     "KLAutoencoder",
     "MLPNetwork",
     "Network",
@@ -33,4 +39,4 @@ __all__ = [
     "needed_blocks",
 ]
 
-NetworkConfig = Annotated[NetworkPart, Joint("network", UNet, DiT, MLP)]
+NetworkConfig = Annotated[NetworkPart, Joint("network", UNet, DiT, MLP, DiffNeXt, ConvNeXtPrior)]
