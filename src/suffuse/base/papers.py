@@ -177,12 +177,6 @@ PAPERS: dict[str, Paper] = {
         "arXiv 2307.01952",
     ),
     "shazeer2020glu": Paper("Shazeer", "GLU Variants Improve Transformer", 2020, "arXiv 2002.05202"),
-    "pernias2024wuerstchen": Paper(
-        "Pernias et al.",
-        "Wuerstchen: An Efficient Architecture for Large-Scale Text-to-Image Diffusion Models",
-        2024,
-        "arXiv 2306.00637",
-    ),
     "peebles2023dit": Paper("Peebles, Xie", "Scalable Diffusion Models with Transformers", 2023, "arXiv 2212.09748"),
     "pernias2024wuerstchen": Paper(
         "Pernias et al.",
