@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -88,6 +89,15 @@ class RecipePart(Part, abc.ABC):
             coupling=coupling,
             labelled=labelled,
         )
+
+    def remarks(self, numbers: Mapping[str, float], step: int) -> tuple[str, ...]:
+        """What a user should know of the numbers of a report, a sentence each; the same sentence for the same thing.
+
+        Args:
+            numbers: As logged.
+            step: Steps taken.
+        """
+        return ()
 
     @abc.abstractmethod
     def examples(self, model: Any, dataset: Dataset) -> Tensor:  # Any: the recipe's kind of model
