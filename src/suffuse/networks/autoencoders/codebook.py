@@ -31,14 +31,15 @@ class CodebookSettings(Part):
         size: Vectors, K.
         learns: By `gradient`, or as an average (`ema`) of the latents rounded to it.
         decay: Of the averages over steps.
-        dead: A code whose averaged share is below `dead` / K is given one of the step's latents; 0 for never. At a
-            decay of 0.99 an unused code is below 0.01 after 460 steps.
+        dead: A code whose averaged share is below `dead` / K is given one of the step's latents, and a share of 1 / K
+            with it; 0 for never. Averages begin at 0, so the first step fills the codebook from its latents. At a decay
+            of 0.99 a code that nobody uses any more is below 0.03 after 350 steps.
     """
 
     size: int = Field(default=512, ge=2)
     learns: Literal["gradient", "ema"] = "gradient"
     decay: float = Field(default=0.99, gt=0, lt=1)
-    dead: float = Field(default=0.01, ge=0, lt=1)
+    dead: float = Field(default=0.03, ge=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ class Codebook(nn.Module):
         vectors = torch.empty(size, width).uniform_(-1 / size, 1 / size)
         if settings.learns == "ema":
             self.register_buffer("weight", vectors)
-            self.register_buffer("mass", vectors / size)  # averaged sum of the latents of each code
+            self.register_buffer("mass", torch.zeros(size, width))  # averaged sum of the latents of each code
         else:
             self.weight = nn.Parameter(vectors)
-        self.register_buffer("share", torch.full((size,), 1 / size))
+        self.register_buffer("share", torch.zeros(size))
         self.pending: Tensor | None = None
 
     @property
