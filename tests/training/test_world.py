@@ -24,9 +24,29 @@ from suffuse.training.recipe_files import merged
 from suffuse.training.run import train
 from suffuse.training.world import World, choose_device, joined
 
+_HEAD = "objective/discriminator.head.weight"
 WORKER = Path(__file__).with_name("world_worker.py")
-STEPS, JOBS = 4, 4  # as in the worker
+STEPS, JOBS = 4, 5  # as in the worker
 ALONE = World(0, 1, torch.device("cpu"))
+CODEC: dict[str, Any] = {
+    "learns": "codec",
+    "data": {"kind": "digits"},
+    "network": {
+        "kind": "vq",
+        "channels": 4,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "latent_channels": 2,
+        "groups": 2,
+        "codebook": {"size": 9, "learns": "ema", "decay": 0.5, "dead": 0.3},
+    },
+    "objective": {
+        "kind": "autoencoding",
+        "adversarial": {"start": 2, "discriminator": {"width": 8, "layers": 1, "norm": "group"}},
+    },
+    "optimiser": {"lr": 1e-3, "eps": 1e-3},
+    "training": {"steps": 4, "batch": 8, "accumulate": 2, "ema": [100], "device": "cpu"},
+}
 
 
 def free_ports(n: int) -> list[int]:
@@ -44,6 +64,7 @@ def pair(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     """Folder in which two processes have done all jobs of `world_worker.py`; done once for all tests."""
     folder = tmp_path_factory.mktemp("pair")
     (folder / "recipe.json").write_text(json.dumps(shared_recipe(tiny_tree, folder).dump()))
+    (folder / "codec.json").write_text(json.dumps(CODEC))
     ports = ",".join(map(str, free_ports(JOBS)))
     processes = [
         subprocess.Popen(
@@ -156,6 +177,28 @@ def test_a_batch_that_two_cannot_share_is_refused_by_both(pair: Path) -> None:
             "training.batch is 9, which cannot be shared evenly (processes: 2, accumulate: 2); use a multiple of 4"
         )
     assert not (pair / "odd").exists()
+
+
+def test_several_players_and_a_codebook_stay_equal_in_both(pair: Path) -> None:
+    first, second = (read_safetensors(pair / f"contested{rank}.safetensors") for rank in range(2))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor), name
+    moved = [not torch.equal(first[f"{step}/{_HEAD}"], first[f"0/{_HEAD}"]) for step in range(STEPS)]
+    assert moved == [False, False, True, True]
+
+
+def test_a_codebook_learns_from_both_as_from_one(pair: Path, tmp_path: Path) -> None:
+    """Before the discriminator's weight, which each process takes on its own images; to the order of sums."""
+    (tmp_path / "codec.json").write_text(json.dumps(CODEC))
+    runpy.run_path(str(WORKER))["contested"](tmp_path)
+    alone, together = (
+        read_safetensors(tmp_path / "contested0.safetensors"),
+        read_safetensors(pair / "contested0.safetensors"),
+    )
+    for name, tensor in alone.items():
+        if name.startswith(("0/", "1/")):
+            torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
 # One process alone

@@ -17,6 +17,7 @@ from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
 from suffuse.base.weights import save_safetensors
 from suffuse.data import Loader
+from suffuse.training.codec_recipe import CodecRecipe
 from suffuse.training.recipe import Recipe
 from suffuse.training.run import Watcher, train
 from suffuse.training.signals import Stopped
@@ -41,6 +42,24 @@ def gradients(recipe: Recipe, folder: Path) -> None:
             tensors[f"{step}/mean loss"] = world.mean(report["denoising"])
         tensors |= {f"end/{name}": p.detach() for name, p in trainer.named.items()}
         save_safetensors(folder / f"rank{world.rank}.safetensors", tensors)
+
+
+def contested(folder: Path) -> None:
+    """An autoencoder with a codebook of averages, and from the third of four steps on a discriminator."""
+    recipe = parse(CodecRecipe, json.loads((folder / "codec.json").read_text()))
+    dataset, settings = recipe.data.load(), recipe.training
+    with joined("cpu") as world:
+        model = recipe.resolve(dataset).model.build(seed=0)
+        trainer = Trainer(model, recipe.objective, settings, recipe.optimiser, world)
+        loader = recipe.loader(dataset, world)
+        tensors: dict[str, torch.Tensor] = {}
+        for step in range(SUMMED):
+            report = trainer.train_step(loader.at(step), loader.draws(step))
+            state = trainer.state()
+            for group in ("model", "objective"):
+                tensors |= {f"{step}/{group}/{name}": tensor.clone() for name, tensor in state[group].items()}
+            tensors |= {f"{step}/{name}": report[name] for name in ("codebook_usage", "codebook_perplexity")}
+        save_safetensors(folder / f"contested{world.rank}.safetensors", tensors)
 
 
 def run(recipe: Recipe, folder: Path, stop_at: int | None) -> None:
@@ -82,6 +101,7 @@ def main() -> None:
         lambda: run(recipe, folder, None),
         lambda: run(recipe.replace(out=str(folder / "stopped")), folder, 5),
         lambda: run(recipe.replace(out=str(folder / "odd"), training=recipe.training.replace(batch=9)), folder, None),
+        lambda: contested(folder),
     )
     for port, job in zip(ports, jobs, strict=True):
         os.environ["MASTER_PORT"] = port

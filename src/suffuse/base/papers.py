@@ -220,6 +220,30 @@ PAPERS: dict[str, Paper] = {
         2024,
         "arXiv 2409.02426",
     ),
+    "esser2021vqgan": Paper(
+        "Esser, Rombach, Ommer", "Taming Transformers for High-Resolution Image Synthesis", 2021, "arXiv 2012.09841"
+    ),
+    "isola2017pix2pix": Paper(
+        "Isola et al.", "Image-to-Image Translation with Conditional Adversarial Networks", 2017, "arXiv 1611.07004"
+    ),
+    "pandey2022diffusevae": Paper(
+        "Pandey et al.",
+        "DiffuseVAE: Efficient, Controllable and High-Fidelity Generation from Low-Dimensional Latents",
+        2022,
+        "arXiv 2201.00308",
+    ),
+    "bohan2023taesd": Paper(
+        "Bohan", "Tiny AutoEncoder for Stable Diffusion", 2023, "https://github.com/madebyollin/taesd"
+    ),
+    "vandenoord2017vqvae": Paper(
+        "van den Oord, Vinyals, Kavukcuoglu", "Neural Discrete Representation Learning", 2017, "arXiv 1711.00937"
+    ),
+    "zhang2018lpips": Paper(
+        "Zhang et al.",
+        "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+        2018,
+        "arXiv 1801.03924",
+    ),
     "zhang2023deis": Paper(
         "Zhang and Chen", "Fast Sampling of Diffusion Models with Exponential Integrator", 2023, "arXiv 2204.13902"
     ),

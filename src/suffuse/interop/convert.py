@@ -11,7 +11,7 @@ import torch
 from suffuse.base import files
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
-from suffuse.interop.autoencoders import AUTOENCODER, autoencoder_from, autoencoder_to
+from suffuse.interop.autoencoders import AUTOENCODERS, autoencoder_from, autoencoder_to
 from suffuse.interop.diffusers import Imported, read_checkpoint, read_folder, write_checkpoint, write_folder
 from suffuse.interop.sharing_config import MODULE, Sharing, make_sharing
 from suffuse.models.codec import CodecConfig
@@ -113,7 +113,7 @@ def to_suffuse(
         RunError: A broken file.
     """
     _fresh(out)
-    if (folder / CONFIG_FILE).is_file() and files.read_json(folder / CONFIG_FILE).get("_class_name") == AUTOENCODER:
+    if (folder / CONFIG_FILE).is_file() and files.read_json(folder / CONFIG_FILE).get("_class_name") in AUTOENCODERS:
         codec, tensors, told = autoencoder_from(*read_checkpoint(folder), place=folder)
         save_model(out, codec, tensors, {})
         for line in told:

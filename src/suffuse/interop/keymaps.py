@@ -15,7 +15,18 @@ from torch import Tensor
 
 from suffuse.base.errors import UsageError
 
-__all__ = ["AUTOENCODER_RULES", "DIT_RULES", "LEGACY_NAMES", "UNET_RULES", "Rule", "to_ours", "to_theirs"]
+__all__ = [
+    "AUTOENCODER_RULES",
+    "DIT_RULES",
+    "LEGACY_NAMES",
+    "UNET_RULES",
+    "VQ_RULES",
+    "Rule",
+    "convnext_rules",
+    "tiny_rules",
+    "to_ours",
+    "to_theirs",
+]
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,66 @@ AUTOENCODER_RULES = (
     Rule(r"from_latent", ("post_quant_conv",)),
 )
 
+VQ_RULES = (
+    *AUTOENCODER_RULES,
+    Rule(r"to_latent", ("quant_conv",)),
+    Rule(r"codebook", ("quantize.embedding",)),
+)
+
+
+def _gated(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Rules of a gated block, whose gates have no module of their own."""
+    parts = {"depthwise": "depthwise.1", "inner": "channelwise.0", "outer": "channelwise.2"}
+    return (*(Rule(rf"{ours}\.{mine}", (f"{theirs}.{name}",)) for mine, name in parts.items()), Rule(ours, (theirs,)))
+
+
+def convnext_rules(levels: int, blocks: int) -> tuple[Rule, ...]:
+    """Rules of Wuerstchen's stage A, whose layers have numbers for names.
+
+    Args:
+        levels: Levels.
+        blocks: Of the coarsest one on the way up.
+    """
+    rules = [Rule(r"encoder\.stem", ("in_block.1",)), Rule(r"codebook", ("vquantizer.embedding",))]
+    for level in range(levels):
+        rules += [Rule(rf"encoder\.down_{level}", (f"down_blocks.{2 * level - 1}",))]
+        rules += _gated(rf"encoder\.block_{level}", f"down_blocks.{2 * level}")
+    last = 2 * levels - 1
+    rules += [Rule(r"encoder\.head", (f"down_blocks.{last}.0",)), Rule(r"encoder\.norm", (f"down_blocks.{last}.1",))]
+    rules += [Rule(r"decoder\.stem", ("up_blocks.0.0",)), Rule(r"decoder\.head", ("out_block.0",))]
+    rules += [rule for j in range(blocks) for rule in _gated(rf"decoder\.block_0_{j}", f"up_blocks.{1 + j}")]
+    for place in range(1, levels):
+        number = blocks + 2 * place
+        rules += [Rule(rf"decoder\.up_{place}", (f"up_blocks.{number - 1}",))]
+        rules += _gated(rf"decoder\.block_{place}_0", f"up_blocks.{number}")
+    return tuple(rules)
+
+
+def tiny_rules(blocks: tuple[int, ...], decoder_blocks: tuple[int, ...]) -> tuple[Rule, ...]:
+    """Rules of the tiny autoencoder, whose layers have numbers for names.
+
+    Args:
+        blocks: Of each level on the way down.
+        decoder_blocks: Of each level on the way up.
+    """
+    rules: list[Rule] = []
+    for side, change, counts, shift in (("encoder", "down", blocks, 1), ("decoder", "up", decoder_blocks, 2)):
+        # In front of a level's blocks: its convolution, which on the way up follows the doubling that has no weights.
+        number, skipped = shift - 1, shift - 1
+        rules.append(Rule(rf"{side}\.stem", (f"{side}.layers.0",)))
+        for level, count in enumerate(counts):
+            if level:
+                number += 1 + skipped
+                rules.append(Rule(rf"{side}\.{change}_{level}", (f"{side}.layers.{number}",)))
+            for j in range(count):
+                number += 1
+                for place in range(3):
+                    theirs = f"{side}.layers.{number}.conv.{2 * place}"
+                    rules.append(Rule(rf"{side}\.block_{level}_{j}\.conv{place + 1}", (theirs,)))
+        rules.append(Rule(rf"{side}\.head", (f"{side}.layers.{number + 1}",)))
+    return tuple(rules)
+
+
 # Attention was named like this before diffusers 0.15; public DDPM checkpoints still are.
 LEGACY_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -165,7 +236,8 @@ def to_theirs(rules: tuple[Rule, ...], ours: Mapping[str, Tensor], *, layers: in
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
         rule, names = _names(rules, name, layers)
-        pieces: Iterable[Tensor] = [tensor] * len(names) if rule.shared else tensor.chunk(len(names))
+        whole = rule.shared or len(names) == 1  # a count is a scalar, which has no pieces
+        pieces: Iterable[Tensor] = [tensor] * len(names) if whole else tensor.chunk(len(names))
         # Cloned: a file of safetensors refuses tensors that share memory.
         theirs.update({item: piece.detach().clone().contiguous() for item, piece in zip(names, pieces, strict=True)})
     return theirs

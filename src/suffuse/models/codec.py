@@ -64,12 +64,19 @@ class Codec(nn.Module):
 
         In parts like `encode`.
         """
-        factor = self.config.network.factor if self.config is not None else 1
-        return _in_parts(self.network.decode, self.raw(z), z.shape[-2] * z.shape[-1] * factor**2)
+        return _in_parts(self.network.decode, self.raw(z), self._pixels(z))
 
     def raw(self, z: Tensor) -> Tensor:
         """Latents as the network gives them, of standardised ones: (B, c, h, w)."""
         return z / self.scale + self.shift
+
+    def _pixels(self, z: Tensor) -> int:
+        """Pixels of the image of a latent."""
+        if self.config is None:
+            return z.shape[-2] * z.shape[-1]
+        if self.config.network.fixed_size:
+            return self.config.shape[1] * self.config.shape[2]
+        return int(z.shape[-2] * z.shape[-1] * self.config.network.factor**2)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor, to: float) -> None:

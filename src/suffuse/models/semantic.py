@@ -14,7 +14,7 @@ from suffuse.base.part import Joint
 from suffuse.models.conditioner import Conditioner, ConditionerPart, NoCondition
 from suffuse.models.frozen_text import FrozenText
 from suffuse.models.text import Text, TextPart
-from suffuse.networks.compressor import Compressor
+from suffuse.networks.autoencoders import Compressor
 from suffuse.networks.part import seeded
 from suffuse.process.corruption import Corruption
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from suffuse.base.part import Joint
-from suffuse.networks.autoencoder import Autoencoder, AutoencoderNetwork, AutoencoderPart, KLAutoencoder
+from suffuse.networks.autoencoders import (
+    Autoencoder,
+    AutoencoderNetwork,
+    AutoencoderPart,
+    CodebookSettings,
+    ConvNeXtAutoencoder,
+    KLAutoencoder,
+    TinyAutoencoder,
+    VectorVAE,
+    VQAutoencoder,
+)
 from suffuse.networks.contract import Network, Output, needed_blocks
 from suffuse.networks.convnext_prior import ConvNeXtPrior, ConvNeXtPriorNetwork
 from suffuse.networks.diffnext import DiffNeXt, DiffNeXtNetwork
@@ -20,6 +30,8 @@ __all__ = [
     "Autoencoder",
     "AutoencoderNetwork",
     "AutoencoderPart",
+    "CodebookSettings",
+    "ConvNeXtAutoencoder",
     "ConvNeXtPrior",
     "ConvNeXtPriorNetwork",
     "DiT",
@@ -32,8 +44,11 @@ __all__ = [
     "NetworkConfig",
     "NetworkPart",
     "Output",
+    "TinyAutoencoder",
     "UNet",
     "UNetNetwork",
+    "VQAutoencoder",
+    "VectorVAE",
     "count_parameters",
     "execute",
     "needed_blocks",

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from suffuse.base.part import Joint
-from suffuse.objectives.base import Following, Objective, ObjectivePart, Progress
+from suffuse.objectives.base import Following, Gathering, Objective, ObjectivePart, Playing, Progress
 from suffuse.objectives.boot import Bootstrap
 from suffuse.objectives.consistency import Consistency
 from suffuse.objectives.denoising import Denoising, denoising_loss
@@ -18,10 +18,12 @@ __all__ = [
     "ContinuousConsistency",
     "Denoising",
     "Following",
+    "Gathering",
     "MeanFlow",
     "Objective",
     "ObjectiveConfig",
     "ObjectivePart",
+    "Playing",
     "Progress",
     "Progressive",
     "SampleMatching",

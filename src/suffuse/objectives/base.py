@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -15,7 +16,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMapSettings
 from suffuse.process import PathPart
 
-__all__ = ["Following", "Objective", "ObjectivePart", "Progress"]
+__all__ = ["Following", "Gathering", "Objective", "ObjectivePart", "Playing", "Progress"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Objective(Protocol):
             batch: Data of this process, B samples.
             progress: Step and total.
             noise: All randomness of these samples at this step.
-            player: Whose turn it is; most objectives have one.
+            player: Whose turn it is; most objectives have one, others are `Playing`.
         """
         ...
 
@@ -56,8 +57,36 @@ class Objective(Protocol):
 class Following(Protocol):
     """An objective with weights that follow the model's."""
 
-    def after_step(self, model: nn.Module, progress: Progress) -> None:
-        """Called once the optimiser has moved the model's weights."""
+    def after_step(self, model: nn.Module, progress: Progress) -> Mapping[str, Tensor] | None:
+        """Called once the optimisers have moved all weights.
+
+        Returns:
+            Numbers for people that are no losses, by name, scalars; None for none.
+        """
+        ...
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """An objective that counts something over a step's samples, for its `after_step`."""
+
+    def gathered(self, model: nn.Module) -> Iterable[Tensor]:
+        """Sums over this process's samples; before `after_step` the trainer makes them the means over all processes."""
+        ...
+
+
+@runtime_checkable
+class Playing(Protocol):
+    """An objective with players beside the model: modules of its own, each with an optimiser and a turn in every step.
+
+    The model's turn comes first, with all weights that are no other player's; then theirs, in order, each with a call
+    of the objective of its own. Whose turn it is not has frozen weights. A player whose losses carry no gradient sits
+    the step out.
+    """
+
+    @property
+    def players(self) -> Mapping[str, nn.Module]:
+        """Name, as the objective is called with, and module of each."""
         ...
 
 

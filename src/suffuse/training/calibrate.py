@@ -9,6 +9,7 @@ import torch
 
 from suffuse.data import Dataset
 from suffuse.training.frozen_parts import located
+from suffuse.training.handed import objective_of
 from suffuse.training.recipes import AnyRecipe, AnyResolved
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World
@@ -37,7 +38,8 @@ def calibrated(resolved: AnyResolved, dataset: Dataset, folder: Path, world: Wor
     assert minutes is not None
     settings = recipe.training
     model = resolved.model.build(seed=settings.seed)
-    trainer = Trainer(model, located(recipe, folder).objective, settings, recipe.optimiser, world)
+    objective = objective_of(located(recipe, folder), dataset, world)
+    trainer = Trainer(model, objective, settings, recipe.optimiser, world)
     loader = recipe.loader(dataset, world)
     with loader.stream() as batches:
         began, timed = time.perf_counter(), 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from suffuse.base.errors import UsageError
 from suffuse.base.randomness import permutation
 from suffuse.data import Dataset
 from suffuse.models.codec import Codec, CodecConfig
@@ -16,6 +18,9 @@ from suffuse.objectives.autoencoding import Autoencoding
 from suffuse.training.recipe_base import Decode, RecipePart, Resolved
 
 __all__ = ["CodecRecipe"]
+
+_SETTLED = 500  # steps after which a codebook should be in use
+_COLLAPSED = 0.05
 
 
 class CodecRecipe(RecipePart):
@@ -32,21 +37,43 @@ class CodecRecipe(RecipePart):
     objective: Autoencoding = Autoencoding()
 
     def check(self) -> None:
-        """Nothing: every network goes with every objective."""
+        """Refuse a discriminator that a budget of time would not see.
+
+        Raises:
+            UsageError: Says which steps are timed.
+        """
+        adversarial = self.objective.adversarial
+        if self.training.minutes is not None and adversarial is not None and adversarial.start:
+            raise UsageError(
+                f"training.minutes times the first steps, in which the discriminator (from step {adversarial.start} "
+                "on) has no part; give training.steps, or objective.adversarial.start=0"
+            )
 
     def resolve(self, dataset: Dataset) -> Resolved[CodecRecipe, CodecConfig]:
         """Take the images' shape.
 
         Raises:
-            UsageError: The network cannot encode it.
+            UsageError: The network cannot encode it, or the discriminator sees nothing of it.
         """
         latent = self.network.latent_shape(dataset.shape)
+        if self.objective.adversarial is not None:
+            self.objective.adversarial.discriminator.check(dataset.shape)
         model = CodecConfig(network=self.network, shape=dataset.shape)
         with torch.device("meta"):
             weights = sum(p.numel() for p in self.network.build(dataset.shape).parameters())
         share = math.prod(dataset.shape) / math.prod(latent)
         words = f"latents of {latent[0]}x{latent[1]}x{latent[2]}: {share:.3g} numbers of an image for one of its latent"
         return Resolved(self.replace(data=self.data.anchored()), model, (words, f"{weights:,} parameters"))
+
+    def remarks(self, numbers: Mapping[str, float], step: int) -> tuple[str, ...]:
+        """A codebook of which next to nothing is used."""
+        usage = numbers.get("codebook_usage", 1.0)
+        if step < _SETTLED or usage > _COLLAPSED:
+            return ()
+        return (
+            f"the codebook has collapsed: less than {_COLLAPSED:.0%} of the codes that a batch could use are used; try "
+            "network.codebook.learns=ema, a larger network.codebook.dead, a smaller learning rate or fewer codes",
+        )
 
     @torch.no_grad()
     def examples(self, model: Codec, dataset: Dataset, decode: Decode | None) -> Tensor:

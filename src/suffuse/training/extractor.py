@@ -227,6 +227,17 @@ class TrainedFeatures:
         """
         return self._network.features(self._seen(images))
 
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Features of every level before the mean over places: (B, C, H, W) in [-1, 1] -> (B, c, h, w) each.
+
+        Raises:
+            UsageError: Another number of channels.
+        """
+        found = [nn.functional.adaptive_avg_pool2d(self._seen(images), self._plan.side)]
+        for level in self._network.levels:
+            found.append(level(found[-1]))
+        return tuple(found[3::3])
+
     def logits(self, images: Tensor) -> Tensor:
         """What the network reads in images, unnormalised: (B, C, H, W) in [-1, 1] -> (B, K)."""
         logits: Tensor = self._network(self._seen(images))

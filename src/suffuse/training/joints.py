@@ -11,6 +11,7 @@ from suffuse.models.config import ConditionerConfig
 from suffuse.networks import Autoencoder, NetworkConfig
 from suffuse.objectives import ObjectiveConfig
 from suffuse.objectives.pair_metric import PairMetric
+from suffuse.objectives.perceptual import Perceptual
 from suffuse.objectives.targets import TargetWeights
 from suffuse.process import Coupling, Curriculum, NoiseLevels, Pairs, Path, Prediction, TimeCondition, Weighting
 from suffuse.sampling import Grid, Guidance, Measurement, Solver
@@ -42,6 +43,7 @@ JOINTS: dict[str, Joint] = {
             Pairs,
             Curriculum,
             PairMetric,
+            Perceptual,
             TargetWeights,
             Coupling,
             Solver,

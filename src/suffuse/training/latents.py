@@ -68,6 +68,11 @@ def own_codec(run: CodecRun, dataset: Dataset, folder: Path, device: torch.devic
             f"codec {run.run} takes images of {codec.config.shape}, but the data have {dataset.shape}; change "
             "data.channels, or train another autoencoder"
         )
+    if codec.config.shape != dataset.shape and codec.config.network.fixed_size:
+        raise UsageError(
+            f"codec {run.run} takes images of {codec.config.shape} alone, but the data have {dataset.shape}; change "
+            "data.size, or train another autoencoder"
+        )
     if codec.config.shape != dataset.shape:  # convolutions take any size that they can halve
         codec.config.network.latent_shape(dataset.shape)
         codec.config = codec.config.replace(shape=dataset.shape)

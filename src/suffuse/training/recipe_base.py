@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -92,6 +92,15 @@ class RecipePart(Part, abc.ABC):
             coupling=coupling,
             labelled=labelled,
         )
+
+    def remarks(self, numbers: Mapping[str, float], step: int) -> tuple[str, ...]:
+        """What a user should know of the numbers of a report, a sentence each; the same sentence for the same thing.
+
+        Args:
+            numbers: As logged.
+            step: Steps taken.
+        """
+        return ()
 
     @abc.abstractmethod
     def examples(self, model: Any, dataset: Dataset, decode: Decode | None) -> Tensor:  # Any: of the recipe's kind

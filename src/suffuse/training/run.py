@@ -6,7 +6,7 @@ import contextlib
 import copy
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
 from suffuse.training.decoding import Decoder
 from suffuse.training.frozen_parts import PARTS, embedded, kept, located, start_from
+from suffuse.training.handed import objective_of
 from suffuse.training.loading import loaded
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
@@ -194,11 +195,13 @@ class _Session:
             said = start_from(self.model, recipe.init)
             if world.first:
                 watcher.note(said)
-        self.trainer = Trainer(self.model, located(recipe, folder).objective, self.settings, recipe.optimiser, world)
+        objective = objective_of(located(recipe, folder), dataset, world)
+        self.trainer = Trainer(self.model, objective, self.settings, recipe.optimiser, world)
         self.loader = recipe.loader(dataset, world)
         self.decoder: Decoder | None = None  # loaded when the first sheet is drawn
         self.meter = _Meter(self.settings.batch)
         self.report: dict[str, Tensor] = {}
+        self.remarked: set[str] = set()
         self.saved_at = -1
 
     def resume(self, found: Found) -> None:
@@ -268,10 +271,11 @@ class _Session:
         """Log, sample and save when their turn has come."""
         step, settings = self.trainer.step, self.settings
         if step % settings.log_every == 0 or step == settings.steps:
-            numbers = self.meter.read(self.world)
+            numbers = self.meter.read(self.world, self.trainer.losses)
             numbers["lr"] = learning_rate(self.recipe.optimiser, step - 1, settings.steps)
             if log is not None:
                 log.write({"step": step, "images": self.trainer.images, **numbers})
+                self._remark(self.recipe.remarks(numbers, step))
         if self.world.first:
             self.watcher.progress(step, settings.steps, self.meter.numbers)
         if step % settings.checkpoint_every == 0 and step < settings.steps:
@@ -279,6 +283,13 @@ class _Session:
         if settings.sample_every and step % settings.sample_every == 0 and self.world.first:
             with contextlib.suppress(Stopped), self.stop.interruptible():  # the loop asks before the next step
                 self._sample_sheet()
+
+    def _remark(self, said: tuple[str, ...]) -> None:
+        """Tell what was noticed, each thing once a session."""
+        for line in said:
+            if line not in self.remarked:
+                self.watcher.note(line)
+        self.remarked |= set(said)
 
     def _save(self) -> None:
         """Checkpoint, then the model that the world sees: also after a kill between the two."""
@@ -344,12 +355,12 @@ class _Meter:
         self._steps += 1
         self._timed += 1
 
-    def read(self, world: World) -> dict[str, float]:
-        """Means, images a second, and the share of time spent waiting for data; starts over."""
+    def read(self, world: World, losses: Sequence[str]) -> dict[str, float]:
+        """Means, the sum of `losses`, images a second, and the share of time spent waiting; starts over."""
         means = world.mean(torch.stack(list(self._sums.values())) / self._steps).tolist()
         seconds = time.perf_counter() - self._since  # after the look: a device's queue belongs to these steps
         self.numbers = dict(zip(self._sums, means, strict=True))
-        self.numbers["loss"] = sum(value for name, value in self.numbers.items() if name != "grad_norm")
+        self.numbers["loss"] = sum(self.numbers[name] for name in losses)
         self.numbers["images_per_second"] = self._timed * self.batch / max(seconds, 1e-9)
         self.numbers["data_wait"] = self._wait / max(seconds, 1e-9)
         self._sums, self._steps = {}, 0

@@ -13,9 +13,10 @@ from suffuse.base.errors import RunError, UsageError
 from suffuse.base.randomness import Draws
 from suffuse.base.weights import check_state, load_weights
 from suffuse.networks.precision import autocast
-from suffuse.objectives import Following, Objective, Progress
+from suffuse.objectives import Following, Gathering, Objective, Progress
 from suffuse.training.ema import EMA
-from suffuse.training.optimiser import build_optimiser, learning_rate, load_optimiser_state, optimiser_state
+from suffuse.training.optimiser import learning_rate, load_optimiser_state, optimiser_state
+from suffuse.training.players import MODEL, Player, players_of, turn_of
 from suffuse.training.settings import OptimiserSettings, TrainingSettings
 from suffuse.training.world import World
 
@@ -39,7 +40,7 @@ class ObjectiveOf(Protocol):
 
 
 class Trainer:
-    """Owns the model, the averages and the optimiser of a run; knows nothing of files.
+    """Owns the model, the averages and the optimisers of a run; knows nothing of files.
 
     Args:
         model: What is trained.
@@ -50,6 +51,8 @@ class Trainer:
 
     Attributes:
         step: Steps taken so far.
+        players: Who learns in a step, in the order of their turns.
+        losses: Which numbers of the last report add up to the model's loss.
     """
 
     def __init__(
@@ -63,17 +66,21 @@ class Trainer:
         self.model = model.to(world.device).train()
         self.settings, self.optimiser_settings, self.world = settings, optimiser, world
         self.objective = objective.build(model)
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if isinstance(self.objective, nn.Module):
             self.objective.to(world.device)
-            own = self.objective.named_parameters()
-            self.named |= {f"objective.{name}": p for name, p in own if p.requires_grad}
-        self.optimiser = build_optimiser(self.named, optimiser)
+        self.players = players_of(model, self.objective, optimiser)
+        self.named = {name: p for player in self.players for name, p in player.named.items()}
+        self.losses: tuple[str, ...] = ()
         self.ema = EMA(model, settings.ema, settings.ema_ramp)
         self.step = 0
         self._look_every = 1 if world.device.type == "cpu" else _LOOK_EVERY
         if settings.compile:
             model.network.compile()
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Of the model."""
+        return self.players[0].optimiser
 
     @property
     def images(self) -> int:
@@ -88,33 +95,52 @@ class Trainer:
             draws: The randomness of that share.
 
         Returns:
-            Mean losses by name, and `grad_norm`: scalars on the device, over this process's share.
+            Mean losses by name, and `grad_norm`: scalars on the device, over this process's share. With several
+            players theirs too, under their names, and what the objective tells beside losses.
 
         Raises:
             RunError: A loss or a gradient is not finite; the step, the losses and the first such tensor are named.
         """
-        rate = learning_rate(self.optimiser_settings, self.step, self.settings.steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        report = self._backward(batch.to(self.world.device), draws.to(self.world.device))
-        self.world.average_gradients(self.named.values())
-        clip = self.optimiser_settings.clip
-        grads = [p.grad for p in self.named.values() if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads)
-        report["grad_norm"] = norm
-        if self.step % self._look_every == 0:
-            self.check_finite(report)
-        if clip is not None:
-            nn.utils.clip_grads_with_norm_(self.named.values(), clip, norm)
-        self.optimiser.step()
-        if isinstance(self.objective, Following):
-            self.objective.after_step(self.model, Progress(self.step, self.settings.steps))
+        batch, draws = batch.to(self.world.device), draws.to(self.world.device)
+        report: dict[str, Tensor] = {}
+        for player in self.players:
+            with turn_of(player, self.players):
+                report |= self._turn(player, batch, draws)
+        report |= self._follow()
         self.step += 1
         self.ema.update(self.settings.batch, self.images)
         return report
 
-    def _backward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+    def _turn(self, player: Player, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Move one player's weights."""
+        rate = learning_rate(self.optimiser_settings, self.step, self.settings.steps)
+        for group in player.optimiser.param_groups:
+            group["lr"] = rate
+        player.optimiser.zero_grad(set_to_none=True)
+        report = self._backward(player, batch, draws)
+        self.world.average_gradients(player.named.values())
+        grads = [p.grad for p in player.named.values() if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads).to(self.world.device)
+        if player.name == MODEL:
+            self.losses = tuple(report)
+        report["grad_norm" if player.name == MODEL else f"{player.name}_grad_norm"] = norm
+        if self.step % self._look_every == 0:
+            self.check_finite(report)
+        if self.optimiser_settings.clip is not None:
+            nn.utils.clip_grads_with_norm_(player.named.values(), self.optimiser_settings.clip, norm)
+        player.optimiser.step()
+        return report
+
+    def _follow(self) -> Mapping[str, Tensor]:
+        """Let the objective follow the step; what it tells."""
+        if isinstance(self.objective, Gathering):
+            for tensor in self.objective.gathered(self.model):
+                tensor.copy_(self.world.mean(tensor))
+        if not isinstance(self.objective, Following):
+            return {}
+        return self.objective.after_step(self.model, Progress(self.step, self.settings.steps)) or {}
+
+    def _backward(self, player: Player, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Accumulate gradients over the parts of the batch; mean losses."""
         pieces, size = self.settings.accumulate, len(draws)
         share = size // pieces
@@ -123,9 +149,11 @@ class Trainer:
         for start in range(0, size, share):
             rows = slice(start, start + share)
             with autocast(self.world.device, self.settings.precision):
-                losses = self.objective(self.model, batch[rows], progress, draws[rows])
+                losses = self.objective(self.model, batch[rows], progress, draws[rows], player.name)
             means = {name: value.mean() / pieces for name, value in losses.items()}
-            torch.stack(list(means.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch's stub
+            total = torch.stack(list(means.values())).sum()
+            if player.name == MODEL or total.requires_grad:
+                total.backward()  # type: ignore[no-untyped-call]  # torch's stub
             for name, value in means.items():
                 report[name] = report.get(name, torch.zeros_like(value)) + value.detach()
         return report
@@ -156,7 +184,11 @@ class Trainer:
         state: dict[str, Any] = {  # Any: as above
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimiser": optimiser_state(self.optimiser, self.named),
+            "optimiser": {
+                name: moments
+                for player in self.players
+                for name, moments in optimiser_state(player.optimiser, player.named).items()
+            },
             "ema": self.ema.state_dict(),
         }
         if isinstance(self.objective, nn.Module):
@@ -183,5 +215,6 @@ class Trainer:
         load_weights(self.model, state["model"])
         if isinstance(self.objective, nn.Module):
             load_weights(self.objective, state["objective"], owner="the checkpoint's weights of the objective")
-        load_optimiser_state(self.optimiser, self.named, state["optimiser"])
+        for player in self.players:
+            load_optimiser_state(player.optimiser, player.named, state["optimiser"])
         self.step = int(state["step"])

@@ -47,6 +47,8 @@ class World:
         if self.size == 1:
             return
         grads = [p.grad for p in parameters if p.grad is not None]
+        if not grads:  # a player that sits the step out, in every process
+            return
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         dist.all_reduce(flat)
         flat /= self.size

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from suffuse.base.errors import UsageError
-from suffuse.networks.autoencoder import AutoencoderNetwork, AutoencoderPart
+from suffuse.networks.autoencoders.base import AutoencoderNetwork, AutoencoderPart
 from suffuse.networks.part import seeded
 
 __all__ = ["Compressor", "CompressorNetwork"]
@@ -98,16 +98,21 @@ class CompressorNetwork(AutoencoderNetwork):
     mean: Tensor
     std: Tensor
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The code of images in [-1, 1], (B, C, H, W) -> (B, c, h, w), and a log-variance that means none."""
+    @property
+    def last_layer(self) -> Tensor:
+        """There is none on the way to images: the head's."""
+        return self.head.weight
+
+    def moments(self, x: Tensor) -> tuple[Tensor, None]:
+        """The code of images in [-1, 1], (B, C, H, W) -> (B, c, h, w), which has no variance."""
         if self.size is not None and tuple(x.shape[2:]) != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True)
         if self.backbone != "conv":
             x = ((x + 1) / 2 - self.mean) / self.std
-        code = self.norm(self.head(self.encoder(x)).float())
-        return code, torch.full_like(code, -30.0)
+        code: Tensor = self.norm(self.head(self.encoder(x)).float())
+        return code, None
 
-    def decode(self, z: Tensor) -> Tensor:
+    def images(self, z: Tensor) -> Tensor:
         """There is none.
 
         Raises:
