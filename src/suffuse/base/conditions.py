@@ -93,6 +93,7 @@ class Embedding:
             its own levels; None when there is none.
         image: Channels beside the noisy sample, (B, C', H, W), which the network takes as `extra_channels`; None when
             there are none. The denoiser puts them there: networks do not look at it.
+        shift: What is added to the network's noisy input, (B, C, H, W); None for nothing.
     """
 
     vector: Tensor | None = None
@@ -100,7 +101,9 @@ class Embedding:
     tokens_mask: Tensor | None = None
     map: Tensor | None = None
     image: Tensor | None = None
+    shift: Tensor | None = None
 
     def beside(self, x: Tensor) -> Tensor:
         """The network's input: x, (B, C, H, W), with the image behind it, (B, C + C', H, W); x itself without one."""
+        x = x if self.shift is None else x + self.shift.to(x.dtype)
         return x if self.image is None else torch.cat([x, self.image.to(x.dtype)], dim=1)

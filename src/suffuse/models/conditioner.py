@@ -43,6 +43,10 @@ class Conditioner(nn.Module, abc.ABC):
     def check(self, cond: Conditions) -> None:
         """Raise a `UsageError` for values that the model does not know; once for all, while they are on the CPU."""
 
+    def drawn(self, keys: Tensor) -> Conditions | None:
+        """Conditions of samples of which nothing is asked, by their keys, (B,) int64; None when it draws none."""
+        return None
+
     def observe(self, x0: Tensor, cond: Conditions) -> Conditions:
         """Conditions of the data x0, (B, ...), with those added that can be computed from the data themselves.
 
@@ -64,6 +68,11 @@ class ConditionerPart(Part, abc.ABC):
     @property
     def text(self) -> TextPart | None:
         """The part of it that reads captions; None when it reads none."""
+        return None
+
+    @property
+    def starts_from(self) -> str | None:
+        """Run of a finished autoencoder that it is made of, see `training.first_stages`; None for most."""
         return None
 
     @property

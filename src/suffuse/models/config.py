@@ -13,6 +13,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.models.frozen_text import FrozenText
 from suffuse.models.low_resolution import LowResolution
+from suffuse.models.reconstruction import Reconstruction
 from suffuse.models.semantic import Semantic
 from suffuse.models.text import Text
 from suffuse.networks import NetworkConfig
@@ -24,7 +25,9 @@ FORMAT_VERSION = 1
 
 ConditionerConfig = Annotated[
     ConditionerPart,
-    Joint("conditioner", NoCondition, ClassLabel, LabelNumber, LowResolution, Text, FrozenText, Semantic),
+    Joint(
+        "conditioner", NoCondition, ClassLabel, LabelNumber, LowResolution, Text, FrozenText, Semantic, Reconstruction
+    ),
 ]
 
 

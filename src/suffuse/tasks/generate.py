@@ -63,7 +63,7 @@ class Asked:
 
 
 def conditions_for(
-    run: OpenRun, n: int, asked: Asked | None = None, first: int = 0
+    run: OpenRun, n: int, asked: Asked | None = None, first: int = 0, seed: int = 0
 ) -> tuple[Conditions | None, tuple[str, ...]]:
     """Conditions of n samples, and the captions among them; see `sample_conditions`.
 
@@ -80,7 +80,7 @@ def conditions_for(
         _only_text(run)
         cond: Conditions | None = prompt_conditions(run, captions)
     else:
-        cond, captions = _of_data(run, n, first, number)
+        cond, captions = _of_data(run, n, first, number, seed)
     if asked.negative is None:
         return cond, captions
     if cond is None or not reads_text(run):
@@ -88,10 +88,12 @@ def conditions_for(
     return cond.against(prompt_conditions(run, (asked.negative,) * n)), captions
 
 
-def _of_data(run: OpenRun, n: int, first: int, label: int | None) -> tuple[Conditions | None, tuple[str, ...]]:
+def _of_data(
+    run: OpenRun, n: int, first: int, label: int | None, seed: int
+) -> tuple[Conditions | None, tuple[str, ...]]:
     """What the model is told of its data, in turn."""
     data = functools.cache(lambda: _data_of(run))
-    cond = sample_conditions(run.model, n, first=first, label=label, data=data)
+    cond = sample_conditions(run.model, n, first=first, label=label, data=data, seed=seed)
     if not reads_text(run):
         return cond, ()
     return cond, data().captions_of(rows_told(data(), n, first, label))
@@ -159,7 +161,7 @@ def generate(
         raise UsageError(f"n is {n}; ask for at least one sample")
     if first < 0:
         raise UsageError(f"first is {first}; samples are numbered from 0")
-    cond, captions = conditions_for(run, n, asked, first)
+    cond, captions = conditions_for(run, n, asked, first, seed)
     parts, rows, seconds, done = [], 0.0, 0.0, 0
     # A plan that computes everything, and counts nothing, is not even there.
     absent = settings.plan == NoPlan() and counter is None

@@ -20,6 +20,7 @@ from suffuse.models.frozen_text import LENGTH, FrozenText
 from suffuse.models.semantic import IMAGE
 from suffuse.models.text import CAPTION, Text, TextPart
 from suffuse.models.tokenizer import TOKENIZER_FILE, Tokenizer
+from suffuse.training.first_stages import with_first_stage
 
 __all__ = ["CaptionReader", "accompanied", "settled"]
 
@@ -46,6 +47,7 @@ def settled(conditioner: ConditionerPart, images: Dataset, folder: Path, device:
                 "that do (a metadata.jsonl with `text` beside the pictures), or conditioner=none"
             )
         conditioner = conditioner.reading(_settled_text(text, images.captions, folder, device))
+    conditioner = with_first_stage(conditioner, images)
     return conditioner.seeing(images.shape) if conditioner.sees_images else conditioner
 
 

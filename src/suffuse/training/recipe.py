@@ -215,7 +215,7 @@ class Recipe(RecipePart):
         """Samples, conditioned as `sample_conditions` does: (n, ...)."""
         assert model.config is not None
         how, n = self.sampling, self.training.samples
-        cond = sample_conditions(model, n, data=lambda: dataset)
+        cond = sample_conditions(model, n, data=lambda: dataset, seed=self.training.seed)
         with nullcontext() if how.plan == NoPlan() else applied(model, how.plan):
             made = sample(
                 model,

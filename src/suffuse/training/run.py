@@ -20,20 +20,19 @@ from suffuse.base.errors import RunError, UsageError
 from suffuse.base.hardware import processor
 from suffuse.data import Dataset, contact_sheet, save_picture, to_uint8
 from suffuse.models.config import ModelConfig
-from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import save_model
 from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
 from suffuse.training.decoding import Decoder
-from suffuse.training.frozen_parts import PARTS, embedded, kept, located, start_from
+from suffuse.training.first_stages import begun
+from suffuse.training.frozen_parts import PARTS, embedded, kept, located
 from suffuse.training.handed import objective_of
 from suffuse.training.loading import loaded
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
-from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_base import RecipePart
 from suffuse.training.recipe_files import dump_recipe, load_recipe
 from suffuse.training.recipes import AnyRecipe, AnyResolved
@@ -190,11 +189,9 @@ class _Session:
         self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
         self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
         self.model = self.config.build(seed=self.settings.seed)
-        if fresh and isinstance(recipe, Recipe) and recipe.init is not None:
-            assert isinstance(self.model, Denoiser)
-            said = start_from(self.model, recipe.init)
-            if world.first:
-                watcher.note(said)
+        said = begun(self.model, recipe, dataset) if fresh else ()
+        for line in said if world.first else ():
+            watcher.note(line)
         objective = objective_of(located(recipe, folder), dataset, world)
         self.trainer = Trainer(self.model, objective, self.settings, recipe.optimiser, world)
         self.loader = recipe.loader(dataset, world)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
+from suffuse.base.randomness import keys
 from suffuse.data import Dataset
 from suffuse.models.denoiser import Denoiser
 
@@ -19,12 +20,19 @@ _AT_ONCE = 256  # images of the data that are looked at together
 
 
 def sample_conditions(
-    model: Denoiser, n: int, *, first: int = 0, label: int | None = None, data: Callable[[], Dataset]
+    model: Denoiser,
+    n: int,
+    *,
+    first: int = 0,
+    label: int | None = None,
+    data: Callable[[], Dataset],
+    seed: int = 0,
 ) -> Conditions | None:
     """Conditions of samples first, first + 1, ..., first + n - 1, the same for a sample whatever n is.
 
-    A model that is told classes alone gets 0, 1, 2, ... in turn. One that is told of the image itself, or reads its
-    caption, gets what is observed in image number `first`, `first + 1`, ... of the data, and that image's class.
+    A model that draws its conditions by itself gets these. One that is told classes alone gets 0, 1, 2, ... in turn.
+    One that is told of the image itself, or reads its caption, gets what is observed in image number `first`,
+    `first + 1`, ... of the data, and that image's class.
 
     Args:
         model: What is sampled; it has a configuration.
@@ -32,6 +40,7 @@ def sample_conditions(
         first: Number of the first one.
         label: Class of all of them; all classes in turn when None.
         data: Gives the data that are observed; called only when the model needs them.
+        seed: Of conditions that the model draws.
 
     Returns:
         On the CPU, all present; None for a model that is told nothing.
@@ -40,6 +49,9 @@ def sample_conditions(
         UsageError: No image of the data has this label.
     """
     assert model.config is not None
+    drawn = model.conditioner.drawn(keys(seed, "conditions", 0, torch.arange(first, first + n)))
+    if drawn is not None:
+        return drawn.to("cpu")
     if model.conditioner.observes:
         return _observed(model, data(), n, first, label)
     if model.config.conditioner.text is not None or model.config.conditioner.sees_images:

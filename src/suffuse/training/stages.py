@@ -121,7 +121,7 @@ def _divided(overrides: Sequence[str], stages: tuple[str, ...]) -> tuple[dict[st
 def _stage(recipe: str, stage: str, shared: Tree, fields: Tree, overrides: Sequence[str]) -> AnyRecipe:
     base = fields.pop("base", None)
     if base is not None:
-        fields = merged(read_recipe_file(str(base)), fields)
+        shared = merged(read_recipe_file(str(base)), shared)
     tree = merged(shared, fields)
     owner = f"stage {stage!r} of recipe {recipe!r}"
     return recipe_from(merged(tree, overrides_of(overrides, tree)), owner=owner)

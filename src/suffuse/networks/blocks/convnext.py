@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -365,7 +366,7 @@ class ABHead(nn.Module):
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Evaluate the head on (B, width, H / patch, W / patch) and the network's input x, (B, C + extra, H, W)."""
         # Small spreads magnify the rounding of A, so all is float32 as far as the weights are, under autocast too.
-        with torch.autocast(h.device.type, enabled=False):
+        with nullcontext() if h.device.type == "meta" else torch.autocast(h.device.type, enabled=False):
             normed = pixel_norm(h.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             value = F.pixel_shuffle(self.conv(normed.to(self.conv.weight.dtype)).float(), self.patch)
             if self.spread is not None:
