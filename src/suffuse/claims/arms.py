@@ -114,7 +114,7 @@ def _plain(recipe: AnyRecipe) -> dict[str, Any]:  # Any: JSON values
         found["training"].pop(name, None)
     if "path" in found["data"]:
         found["data"]["path"] = Path(found["data"]["path"]).name
-    for name in ("objective", "init", "codec"):
+    for name in ("objective", "init", "codec", "conditioner"):
         if name in found:
             found[name] = _names_alone(found[name])
     return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from suffuse.base.errors import unknown_name
-from suffuse.claims import consistency, etsdm, plans, solvers
+from suffuse.claims import cascades, consistency, etsdm, plans, solvers
 from suffuse.claims.protocol import Claim, Experiment
 
 __all__ = ["CLAIMS", "experiments_of", "find_claims"]
 
-CLAIMS: tuple[Claim, ...] = (*etsdm.CLAIMS, *consistency.CLAIMS, *solvers.CLAIMS, *plans.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (*etsdm.CLAIMS, *consistency.CLAIMS, *solvers.CLAIMS, *plans.CLAIMS, *cascades.CLAIMS)
 
 
 def find_claims(name: str) -> tuple[Claim, ...]:

@@ -1,4 +1,7 @@
-"""Data as latents: a frozen codec, measured on the data, and the latents that it makes of them, computed once."""
+"""Data as latents: a frozen codec, measured on the data, and the latents that it makes of them, computed once.
+
+Source: rombach2022ldm, Section 3.
+"""
 
 from __future__ import annotations
 

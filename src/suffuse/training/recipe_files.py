@@ -27,6 +27,7 @@ __all__ = [
     "overrides_of",
     "read_recipe_file",
     "recipe_from",
+    "stage_tree",
 ]
 
 # Short overrides that every recipe takes.
@@ -97,12 +98,35 @@ def _parsed(text: str, where: str) -> Tree:
 
 
 def read_recipe_file(name: str) -> Tree:
-    """Raw YAML of a recipe by name or path, its `base:` merged in.
+    """Raw YAML of a recipe by name or path, its `base:` merged in; NAME:STAGE is a stage of one that has some.
 
     Raises:
-        UsageError: No such recipe, not YAML, a circle of bases.
+        UsageError: No such recipe or stage, not YAML, a circle of bases.
     """
-    return _read(name, ())
+    recipe, colon, stage = name.rpartition(":")
+    if not colon or Path(name).is_file():
+        return _read(name, ())
+    tree = _read(recipe, ())
+    stages = tree.get("stages")
+    if not isinstance(stages, dict):
+        raise UsageError(f"recipe {recipe!r} has no stages, so that {name!r} names nothing; leave ':{stage}' out")
+    if stage not in stages:
+        raise unknown_name(f"stage of recipe {recipe!r}", stage, stages)
+    return stage_tree(tree, stage)
+
+
+# Of a recipe with stages: what is not laid under every stage.
+_OWN = ("learns", "about", "technique", "stages", "out")
+
+
+def stage_tree(tree: Tree, stage: str) -> Tree:
+    """A stage of a recipe as a recipe: its base, then what holds for all stages, then its own fields."""
+    shared = {key: value for key, value in tree.items() if key not in _OWN}
+    fields = dict(tree["stages"][stage] or {})
+    base = fields.pop("base", None)
+    if base is not None:
+        shared = merged(read_recipe_file(str(base)), shared)
+    return merged(shared, fields)
 
 
 def _read(name: str, above: tuple[str, ...]) -> Tree:

@@ -27,6 +27,7 @@ from suffuse.training.recipe_files import (
     overrides_of,
     read_recipe_file,
     recipe_from,
+    stage_tree,
 )
 from suffuse.training.recipes import AnyRecipe
 from suffuse.training.run import Finished, Watcher, train
@@ -37,8 +38,6 @@ __all__ = ["Staged", "has_stages", "load_stages", "train_stages"]
 _VERSION = 1
 _REFERENCE = "stage:"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-# Of a staged recipe: what is not laid under every stage.
-_OWN = ("learns", "about", "technique", "stages", "out")
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,13 @@ def load_stages(name: str, overrides: Sequence[str] = ()) -> Staged:
     if not isinstance(stages, dict) or not stages:
         raise UsageError(f"recipe {name!r} learns stages but has none; list them under `stages`")
     own, common = _divided(overrides, tuple(stages))
-    shared = {key: value for key, value in tree.items() if key not in _OWN}
     found: dict[str, AnyRecipe] = {}
-    for stage, fields in stages.items():
+    for stage in stages:
         if not _NAME.fullmatch(str(stage)):
             raise UsageError(f"stage {stage!r} of recipe {name!r} must be small letters, digits and underscores")
-        found[stage] = _stage(name, stage, shared, dict(fields or {}), (*common, *own.get(stage, ())))
+        mine = stage_tree(tree, stage)
+        changes = overrides_of((*common, *own.get(stage, ())), mine)
+        found[stage] = recipe_from(merged(mine, changes), owner=f"stage {stage!r} of recipe {name!r}")
         _check_references(stage, found[stage], tuple(found), tuple(stages))
     out = next((pair.removeprefix("out=") for pair in reversed(overrides) if pair.startswith("out=")), tree.get("out"))
     return Staged(str(tree.get("about", "")), str(tree.get("technique", "")), found, out)
@@ -116,15 +116,6 @@ def _divided(overrides: Sequence[str], stages: tuple[str, ...]) -> tuple[dict[st
             raise UsageError(f"override {pair!r} names no key of the stage; write stages.{stage}.training.steps=200")
         own.setdefault(stage, []).append(f"{inside}={value}")
     return own, common
-
-
-def _stage(recipe: str, stage: str, shared: Tree, fields: Tree, overrides: Sequence[str]) -> AnyRecipe:
-    base = fields.pop("base", None)
-    if base is not None:
-        shared = merged(read_recipe_file(str(base)), shared)
-    tree = merged(shared, fields)
-    owner = f"stage {stage!r} of recipe {recipe!r}"
-    return recipe_from(merged(tree, overrides_of(overrides, tree)), owner=owner)
 
 
 def _references(plain: Any) -> set[str]:  # Any: JSON values

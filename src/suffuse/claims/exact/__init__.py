@@ -4,12 +4,14 @@ from typing import Annotated
 
 from suffuse.base.part import Joint
 from suffuse.claims.exact.base import ExactPart
+from suffuse.claims.exact.cascade_macs import CascadeMacs
 from suffuse.claims.exact.consistency_rates import ConsistencyBias, StatisticalRate
 from suffuse.claims.exact.etsdm import PerfectSampling, PriceOfSharing, Singularity
 from suffuse.claims.exact.plans import PlanMacs
 from suffuse.claims.exact.solvers import FewSteps, SchedulerMatch, SolverOrder, WeakOrder
 
 __all__ = [
+    "CascadeMacs",
     "ConsistencyBias",
     "Exact",
     "ExactPart",
@@ -38,5 +40,6 @@ Exact = Annotated[
         FewSteps,
         SchedulerMatch,
         PlanMacs,
+        CascadeMacs,
     ),
 ]

@@ -11,6 +11,7 @@ from suffuse.claims.measures.outliers import InlierDistances
 from suffuse.claims.measures.plans import FeatureDrift, PlanFidelity, Way
 from suffuse.claims.measures.points import DenoisingErrorAt, MapError, PointDistances
 from suffuse.claims.measures.profiles import GradientProfile, NoiseErrors, TimeLipschitz, TrainingSteadiness
+from suffuse.claims.measures.prompts import PromptsMet
 from suffuse.claims.measures.reconstruction import Reconstruction
 from suffuse.claims.measures.teachers import TeacherMapError
 
@@ -29,6 +30,7 @@ __all__ = [
     "NoiseErrors",
     "PlanFidelity",
     "PointDistances",
+    "PromptsMet",
     "Reconstruction",
     "TeacherMapError",
     "TimeLipschitz",
@@ -54,5 +56,6 @@ Measure = Annotated[
         GradientNoise,
         PlanFidelity,
         FeatureDrift,
+        PromptsMet,
     ),
 ]

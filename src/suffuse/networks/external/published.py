@@ -90,6 +90,22 @@ PUBLISHED: dict[str, Published] = {
         (4, 64, 64),
         _text(768, 77),
     ),
+    # Stable Diffusion 2.1 at 768 x 768.
+    "sd21": Published(
+        "UNet2DConditionModel",
+        {
+            **_unet(
+                (320, 640, 1280, 1280),
+                (3,),
+                cross_attention_dim=1024,
+                attention_head_dim=(5, 10, 20, 20),
+                use_linear_projection=True,
+            ),
+            "sample_size": 96,
+        },
+        (4, 96, 96),
+        _text(1024, 77),
+    ),
     # Stable Diffusion XL at 1024 x 1024.
     "sdxl": Published(
         "UNet2DConditionModel",
@@ -130,7 +146,7 @@ PUBLISHED: dict[str, Published] = {
         _sd3,
     ),
 }
-"""By name: sd15, sdxl, ldm4, sd3."""
+"""By name: sd15, sd21, sdxl, ldm4, sd3."""
 
 
 def published(name: str) -> Published:
