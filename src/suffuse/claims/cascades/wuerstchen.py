@@ -112,6 +112,7 @@ _MACS = Experiment(
             ExactArm(name=f"B at {side}", exact=CascadeMacs(network="decoder", side=side, evaluations=12))
             for side in (512, 1024)
         ),
+        ExactArm(name="B and C at 1024", exact=CascadeMacs(network="both", side=1024)),
         *(
             ExactArm(name=f"SD 2.1 at {side}", exact=CascadeMacs(network="rival", side=side, evaluations=100))
             for side in (512, 768, 1024)
@@ -121,7 +122,7 @@ _MACS = Experiment(
         Criterion(value="weights", arm="C at 1024", at_least=0.98, at_most=1.0),
         Criterion(value="training", arm="SD 2.1 at 768", over="C at 1024", at_least=_HOURS[1] / _HOURS[0]),
         Criterion(value="training", arm="SD 2.1 at 512", over="C at 512", at_least=2.0),
-        Criterion(value="sampling", arm="SD 2.1 at 1024", over="C at 1024", at_least=2.0),
+        Criterion(value="sampling", arm="SD 2.1 at 1024", over="B and C at 1024", at_least=2.0),
     ),
     columns=("weights", "forward", "training", "sampling"),
     packages=("diffusers",),

@@ -16,8 +16,8 @@ from suffuse.networks.external.published import published
 
 __all__ = ["CascadeMacs"]
 
-Role = Literal["prior", "decoder", "rival"]
-_TEXT = 77
+Role = Literal["prior", "decoder", "both", "rival"]
+_TEXT, _DECODED = 77, 12
 
 
 class CascadeMacs(ExactPart):
@@ -27,8 +27,8 @@ class CascadeMacs(ExactPart):
     times that (a backward pass costs two forward ones); sampling, of all evaluations of an image, in 10**12.
 
     Attributes:
-        network: `prior` and `decoder` are Wuerstchen's stages C and B as released, `rival` has Stable Diffusion 2.1's
-            shape.
+        network: `prior` and `decoder` are Wuerstchen's stages C and B as released, `both` is what they come to together,
+            with 12 evaluations of B; `rival` has Stable Diffusion 2.1's shape.
         side: Of the image, in pixels.
         evaluations: Of the network for one image, halves of guidance included.
     """
@@ -44,6 +44,10 @@ class CascadeMacs(ExactPart):
         Raises:
             UsageError: diffusers, which has the rival's network, is not installed.
         """
+        if self.network == "both":
+            prior = self.replace(network="prior").of(seed)
+            decoder = self.replace(network="decoder", evaluations=_DECODED).of(seed)
+            return {name: prior[name] + decoder[name] for name in prior}
         weights, forward = _counted(self.network, self.side)
         found = {"weights": weights / 1e9, "forward": forward / 1e12}
         return {**found, "training": 3 * forward / 1e12, "sampling": self.evaluations * forward / 1e12}
