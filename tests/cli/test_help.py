@@ -12,7 +12,7 @@ import pytest
 from suffuse import __version__
 from suffuse.base.techniques import TECHNIQUES
 from suffuse.training.joints import JOINTS
-from suffuse.training.recipe_files import list_recipes, load_recipe
+from suffuse.training.recipe_files import list_recipes, read_recipe_file
 
 COMMANDS = ("list", "train", "sample", "eval", "compare", "verify", "convert")
 Command = Callable[..., Any]
@@ -67,7 +67,7 @@ def test_lists_recipes_with_what_they_are_for(suffuse: Command) -> None:
     said = suffuse("list")
     assert said == suffuse("list", "recipes")
     assert [line.split(maxsplit=1) for line in said.out.splitlines()] == [
-        [name, load_recipe(name).about] for name in list_recipes()
+        [name, read_recipe_file(name)["about"]] for name in list_recipes()
     ]
 
 

@@ -130,6 +130,7 @@ def test_facts_are_json_even_where_a_setting_is_infinite(suffuse: Command, label
     assert facts == {
         "file": str(tmp_path / "seed-3-4-5.png"),
         "samples": 2,
+        "prompts": [],
         "first": 4,
         "seed": 3,
         "weights": "ema_10",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import keys
-from suffuse.networks import MLP, DiT, Network, NetworkPart, UNet, count_parameters
+from suffuse.networks import MLP, ConvNeXtPrior, DiffNeXt, DiT, Network, NetworkPart, UNet, count_parameters
 from suffuse.networks.blocks.dropout import Dropout
 
 UNET = UNet(
@@ -19,11 +19,17 @@ UNET = UNet(
 ADM = UNET.replace(scale_shift=True, resample="resnet", head_channels=8, channels_last=True)
 DIT = DiT(width=32, depth=3, heads=2)
 POINTS = MLP(width=24, depth=3, zero_init=False)
+DIFFNEXT = DiffNeXt(
+    widths=(8, 16), blocks=(1, 2), layout=("CT", "CTA"), heads=(0, 2), inject=(False, True), frequencies=8, dropout=0.0
+)
+PRIOR = ConvNeXtPrior(width=16, depth=2, heads=2, frequencies=8, dropout=0.0, head="plain")
 CASES = [
     pytest.param(UNET, (3, 8, 8), id="unet"),
     pytest.param(ADM, (3, 8, 8), id="adm"),
     pytest.param(DIT, (3, 8, 8), id="dit"),
     pytest.param(POINTS, (2,), id="mlp"),
+    pytest.param(DIFFNEXT, (3, 8, 8), id="diffnext"),
+    pytest.param(PRIOR, (3, 8, 8), id="convnext_prior"),
 ]
 cases = pytest.mark.parametrize(("part", "shape"), CASES)
 
@@ -116,8 +122,14 @@ def test_the_condition_and_the_noise_level_change_the_output(part: NetworkPart, 
 
 @pytest.mark.parametrize(
     ("part", "shape"),
-    [(UNet(channels=16, multipliers=(1, 2), groups=8), (3, 8, 8)), (DIT, (3, 8, 8)), (MLP(width=8), (2,))],
-    ids=["unet", "dit", "mlp"],
+    [
+        (UNet(channels=16, multipliers=(1, 2), groups=8), (3, 8, 8)),
+        (DIT, (3, 8, 8)),
+        (MLP(width=8), (2,)),
+        (DIFFNEXT.replace(head="plain"), (3, 8, 8)),
+        (PRIOR, (3, 8, 8)),
+    ],
+    ids=["unet", "dit", "mlp", "diffnext", "convnext_prior"],
 )
 def test_untrained_networks_are_exactly_zero(part: NetworkPart, shape: tuple[int, ...]) -> None:
     network = part.build(shape, out_channels=5)

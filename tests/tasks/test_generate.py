@@ -16,15 +16,15 @@ from suffuse.models.low_resolution import LowResolution, downsampled
 from suffuse.sampling import CFG, sample
 from suffuse.tasks.compare import compare, contenders
 from suffuse.tasks.evaluate import evaluate
-from suffuse.tasks.generate import conditions_for, generate
+from suffuse.tasks.generate import Asked, conditions_for, generate
 from suffuse.tasks.judge import ImageJudge
 from suffuse.tasks.runs import OpenRun
 
 MakeRun = Callable[..., OpenRun]
 
 
-def labels(run: OpenRun, *options: object) -> list[int]:
-    cond = conditions_for(run, *options)  # type: ignore[arg-type]  # the options of `conditions_for`
+def labels(run: OpenRun, n: int, label: str | None = None, first: int = 0) -> list[int]:
+    cond, _ = conditions_for(run, n, Asked(label), first)
     assert cond is not None
     assert bool(cond.present["label"].all())
     return list(cond.values["label"].tolist())
@@ -46,9 +46,9 @@ def test_a_label_is_a_name_or_a_number_and_a_name_comes_first(make_run: MakeRun)
 
 def test_a_model_without_classes_has_no_labels(make_run: MakeRun) -> None:
     run = make_run()
-    assert conditions_for(run, 3) is None
+    assert conditions_for(run, 3) == (None, ())
     with pytest.raises(UsageError, match="label 'cat' needs a class-conditional model"):
-        conditions_for(run, 3, "cat")
+        conditions_for(run, 3, Asked("cat"))
 
 
 def test_half_precision_reaches_the_network_and_only_it(make_run: MakeRun) -> None:
@@ -107,7 +107,7 @@ def test_a_label_chooses_among_the_images_of_its_class(make_run: MakeRun) -> Non
     assert made.labels.tolist() == digits.labels[:12].tolist(), "an image brings its class"
     assert labels(run, 3, "7") == [7, 7, 7]
     with pytest.raises(UsageError, match="label '7' needs a class-conditional model"):
-        conditions_for(enlarging(make_run, "plain"), 1, "7")
+        conditions_for(enlarging(make_run, "plain"), 1, Asked("7"))
 
 
 def test_without_its_data_a_run_that_enlarges_says_how_it_can_be_sampled(make_run: MakeRun, tmp_path: Path) -> None:

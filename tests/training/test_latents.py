@@ -16,12 +16,13 @@ from PIL import Image
 from suffuse.base.errors import UsageError
 from suffuse.data import Digits
 from suffuse.data import cache as data_cache
-from suffuse.models.pretrained import codec_of, load_codec, load_model, push_folder
+from suffuse.models.pretrained import load_codec, load_model, push_folder
 from suffuse.networks import KLAutoencoder
 from suffuse.tasks.generate import generate
 from suffuse.tasks.runs import OpenRun, open_run
 from suffuse.training.codec_recipe import CodecRecipe
 from suffuse.training.frozen_parts import located
+from suffuse.training.latents import latents_of
 from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import load_recipe, recipe_from
 from suffuse.training.run import Watcher, train
@@ -188,8 +189,6 @@ def test_another_run_of_a_latent_run_takes_its_codec(latent: Make) -> None:
 
 
 def test_what_does_not_go_together_is_refused(latent: Make, tiny: Make, finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"training\.flip mirrors images, but latents are computed once"):
-        latent(flip=True).check()
     with pytest.raises(UsageError, match=r"takes images of \(1, 8, 8\), but the data have \(3, 16, 16\)"):
         train(latent("channels", tree={"data": {"kind": "shapes", "size": 16, "count": 9}}), "x")
     with pytest.raises(UsageError, match="images of 9x9 cannot be halved 1 times"):
@@ -228,7 +227,7 @@ def test_pushed_are_the_model_and_its_codec_not_its_teachers(
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     push_folder(folder, "owner/name")
     assert [pattern for pattern in ignored if pattern.startswith("parts")] == ["parts/teacher/*"]
-    assert codec_of(folder) is not None
+    assert open_run(folder).codec is not None
 
 
 def test_another_codec_or_deviation_is_another_space(latent: Make, finished: Path, tmp_path: Path) -> None:
@@ -252,6 +251,20 @@ def test_a_run_in_latents_is_tuned_and_asked_in_its_own_codec(latent: Make) -> N
     again = {**MAP, **inside, "init": str(first), "objective": {**MAP["objective"], "teacher": {"run": str(first)}}}
     second = open_run(train(latent("second", tree=again), "x").folder)
     assert second.config.codec == codec
+
+
+def test_mirrored_images_have_latents_of_their_own(latent: Make) -> None:
+    run = open_run(train(latent(flip=True), "x").folder)
+    assert run.recipe is not None
+    assert run.codec is not None
+    images, own = run.recipe.data.load(), run.recipe.codec
+    assert own is not None
+    data = latents_of(own, images, run.folder, torch.device("cpu"), mirrored=True)
+    index, turned = torch.arange(6), torch.tensor([True, False] * 3)
+    latents, pictures = data.batch(index, turned).x0, images.batch(index, turned).x0
+    assert latents is not None
+    assert pictures is not None
+    torch.testing.assert_close(latents, run.codec.encode(pictures), atol=1e-5, rtol=1e-5)
 
 
 def test_a_start_that_was_refused_can_be_made_again(latent: Make) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,10 +21,13 @@ class Conditions:
     Attributes:
         values: Name -> tensor (B, ...), for example `label` (B,) int64.
         present: Name -> (B,) bool.
+        instead: What stands in their place where guidance leaves them out: the values of a negative prompt, of the same
+            names and shapes; None for nothing.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
     present: Mapping[str, Tensor] = field(default_factory=dict)
+    instead: Conditions | None = None
 
     @classmethod
     def of(cls, **values: Tensor) -> Conditions:
@@ -37,10 +40,17 @@ class Conditions:
     def plus(self, **values: Tensor) -> Conditions:
         """These and more values, which are present for all samples; a name that is there already is replaced."""
         more = Conditions.of(**values)
-        return Conditions({**self.values, **more.values}, {**self.present, **more.present})
+        return Conditions({**self.values, **more.values}, {**self.present, **more.present}, self.instead)
+
+    def against(self, instead: Conditions) -> Conditions:
+        """These, with what guidance shall lead away from: a negative prompt. What it does not name stays left out."""
+        return replace(self, instead=instead)
 
     def absent(self) -> Conditions:
-        """The same values, none present: the unconditional half of guidance."""
+        """The same values, none present, or those that stand in their place: the other half of guidance."""
+        if self.instead is not None:
+            none = {name: torch.zeros_like(mask) for name, mask in self.present.items()}
+            return Conditions({**self.values, **self.instead.values}, {**none, **self.instead.present})
         return Conditions(self.values, {name: torch.zeros_like(mask) for name, mask in self.present.items()})
 
     def drop(self, mask: Tensor) -> Conditions:
@@ -51,6 +61,7 @@ class Conditions:
         return Conditions(
             {name: value[index] for name, value in self.values.items()},
             {name: mask[index] for name, mask in self.present.items()},
+            None if self.instead is None else self.instead[index],
         )
 
     def cat(self, other: Conditions) -> Conditions:
@@ -65,6 +76,7 @@ class Conditions:
         return Conditions(
             {name: value.to(device, non_blocking=True) for name, value in self.values.items()},
             {name: mask.to(device, non_blocking=True) for name, mask in self.present.items()},
+            None if self.instead is None else self.instead.to(device),
         )
 
 
@@ -81,6 +93,7 @@ class Embedding:
             its own levels; None when there is none.
         image: Channels beside the noisy sample, (B, C', H, W), which the network takes as `extra_channels`; None when
             there are none. The denoiser puts them there: networks do not look at it.
+        shift: What is added to the network's noisy input, (B, C, H, W); None for nothing.
     """
 
     vector: Tensor | None = None
@@ -88,7 +101,9 @@ class Embedding:
     tokens_mask: Tensor | None = None
     map: Tensor | None = None
     image: Tensor | None = None
+    shift: Tensor | None = None
 
     def beside(self, x: Tensor) -> Tensor:
         """The network's input: x, (B, C, H, W), with the image behind it, (B, C + C', H, W); x itself without one."""
+        x = x if self.shift is None else x + self.shift.to(x.dtype)
         return x if self.image is None else torch.cat([x, self.image.to(x.dtype)], dim=1)

@@ -161,7 +161,29 @@ PAPERS: dict[str, Paper] = {
     "nichol2021iddpm": Paper(
         "Nichol, Dhariwal", "Improved Denoising Diffusion Probabilistic Models", 2021, "arXiv 2102.09672"
     ),
+    "chen2024pixart": Paper(
+        "Chen et al.",
+        "PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image Synthesis",
+        2024,
+        "arXiv 2310.00426",
+    ),
+    "ho2022cascaded": Paper(
+        "Ho et al.", "Cascaded Diffusion Models for High Fidelity Image Generation", 2022, "arXiv 2106.15282"
+    ),
+    "podell2024sdxl": Paper(
+        "Podell et al.",
+        "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis",
+        2024,
+        "arXiv 2307.01952",
+    ),
+    "shazeer2020glu": Paper("Shazeer", "GLU Variants Improve Transformer", 2020, "arXiv 2002.05202"),
     "peebles2023dit": Paper("Peebles, Xie", "Scalable Diffusion Models with Transformers", 2023, "arXiv 2212.09748"),
+    "pernias2024wuerstchen": Paper(
+        "Pernias et al.",
+        "Würstchen: An Efficient Architecture for Large-Scale Text-to-Image Diffusion Models",
+        2024,
+        "arXiv 2306.00637",
+    ),
     "rombach2022ldm": Paper(
         "Rombach et al.", "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, "arXiv 2112.10752"
     ),
@@ -209,12 +231,6 @@ PAPERS: dict[str, Paper] = {
         "DiffuseVAE: Efficient, Controllable and High-Fidelity Generation from Low-Dimensional Latents",
         2022,
         "arXiv 2201.00308",
-    ),
-    "pernias2024wuerstchen": Paper(
-        "Pernias et al.",
-        "Wuerstchen: An Efficient Architecture for Large-Scale Text-to-Image Diffusion Models",
-        2024,
-        "arXiv 2306.00637",
     ),
     "bohan2023taesd": Paper(
         "Bohan", "Tiny AutoEncoder for Stable Diffusion", 2023, "https://github.com/madebyollin/taesd"
@@ -300,6 +316,12 @@ PAPERS: dict[str, Paper] = {
     ),
     "ma2024deepcache": Paper(
         "Ma et al.", "DeepCache: Accelerating Diffusion Models for Free", 2024, "arXiv 2312.00858"
+    ),
+    "woo2023convnextv2": Paper(
+        "Woo et al.",
+        "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders",
+        2023,
+        "arXiv 2301.00808",
     ),
     "wang2004ssim": Paper(
         "Wang et al.",

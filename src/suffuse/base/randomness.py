@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "keep_mask", "keys", "normal", "permutation", "uniform"]
+__all__ = ["Draws", "derived", "keep_mask", "keys", "normal", "permutation", "uniform"]
 
 # The constants of SplitMix64, as signed 64-bit integers (torch has no full uint64 arithmetic).
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -49,6 +49,12 @@ def keys(seed: int, stream: str, step: int, index: Tensor) -> Tensor:
     """
     digest = hashlib.blake2b(f"{seed}/{stream}/{step}".encode(), digest_size=8).digest()
     return _mix(index.to(torch.int64) * _GOLDEN + int.from_bytes(digest, "little", signed=True))
+
+
+def derived(key: Tensor, stream: str) -> Tensor:
+    """Keys of another stream for the same samples: (B,) -> (B,); for what is handed keys, not draws."""
+    digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
+    return _mix(key * _GOLDEN + int.from_bytes(digest, "little", signed=True))
 
 
 def uniform(key: Tensor, count: int = 1) -> Tensor:

@@ -59,6 +59,10 @@ class Bar:
         self.progress, self.title, self.every = progress, title, every
         self.task: TaskID | None = None
 
+    def rename(self, title: str) -> None:
+        """Begin anew under another title."""
+        self.title, self.task = title, None
+
     def show(self, done: int, total: int, text: str = "") -> None:
         """Move to `done` of `total`."""
         if self.progress is not None:

@@ -37,9 +37,9 @@ def list_command(
 
 
 def _recipes() -> list[tuple[str, str]]:
-    from suffuse.training.recipe_files import list_recipes, load_recipe
+    from suffuse.training.recipe_files import list_recipes, read_recipe_file
 
-    return [(name, load_recipe(name).about) for name in list_recipes()]
+    return [(name, str(read_recipe_file(name).get("about", ""))) for name in list_recipes()]
 
 
 def _techniques() -> list[tuple[str, str]]:

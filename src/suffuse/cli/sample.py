@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,12 +23,17 @@ from suffuse.cli.options import (
     Weights,
 )
 
+if TYPE_CHECKING:
+    from suffuse.tasks.generate import Generated
+    from suffuse.tasks.runs import OpenRun
+    from suffuse.training.settings import SamplingSettings
+
 __all__ = ["sample_command"]
 
 
 def sample_command(
     run: Annotated[str, typer.Argument(help="Folder of a run, or owner/name on the Hub.")],
-    n: Annotated[int, typer.Option("--n", help="How many samples.")] = 16,
+    n: Annotated[int, typer.Option("--n", help="How many samples, of each prompt if there are any.")] = 16,
     nfe: Nfe = None,
     steps: Steps = None,
     solver: SolverName = None,
@@ -39,6 +44,11 @@ def sample_command(
     label: Annotated[
         str | None, typer.Option("--label", help="Class by name or number; all in turn if left out.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to draw; several make a row of the sheet each.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file with a prompt a line.")] = None,
+    negative: Annotated[str | None, typer.Option("--negative", help="What guidance (--cfg) leads away from.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="With its number, it determines each sample.")] = 0,
     first: Annotated[int, typer.Option("--first", help="Number of the first sample.")] = 0,
     batch: Batch = None,
@@ -54,9 +64,9 @@ def sample_command(
     from suffuse.base import files
     from suffuse.base.errors import UsageError
     from suffuse.cli.options import fields_of
-    from suffuse.tasks.generate import generate
     from suffuse.tasks.pictures import save_each, save_sheet
-    from suffuse.tasks.runs import Wanted, named, open_run, settle
+    from suffuse.tasks.prompts import read_prompts
+    from suffuse.tasks.runs import Wanted, open_run, settle
 
     opened = open_run(run, weights=weights, device=device)
     asked = Wanted(
@@ -73,22 +83,56 @@ def sample_command(
     settings = settle(opened, asked)
     if separate and len(opened.shape) != 3:
         raise UsageError("these samples are points, not images; leave --separate out")
+    texts = (*(prompt or ()), *(read_prompts(prompts) if prompts is not None else ()))
     folder = out or opened.folder / "samples"
     files.make_folder(folder)
-    with bar("sampling") as progress:
-        made = generate(
-            opened, n, settings, seed=seed, first=first, label=label, on_samples=lambda done: progress.show(done, n)
-        )
+    made = _drawn(opened, settings, texts, label, negative, n=n, seed=seed, first=first)
+    total = len(made.x)
     sheet = folder / f"seed-{seed}-{first}-{first + n - 1}.png"
-    save_sheet(made.x, sheet)
+    save_sheet(made.x, sheet, columns=n if texts else None)
     if separate:
         save_each(made.x, folder, seed, first)
     if as_json:
-        how = {joint: named(getattr(settings, joint)) for joint in ("solver", "grid", "guidance", "plan")}
-        facts = {"file": str(sheet), "samples": n, "first": first, "seed": seed, "weights": opened.config.weights}
-        cost = {"nfe": made.nfe, "seconds": made.seconds, "precision": settings.precision}
-        say(json.dumps({**facts, **cost, **how}))
+        facts = {"file": str(sheet), "samples": total, "prompts": texts, "first": first, "seed": seed}
+        facts |= {"weights": opened.config.weights, "nfe": made.nfe, "seconds": made.seconds}
+        say(json.dumps({**facts, **_how(settings)}))
         return
     say(str(sheet))
     if time:
-        say(f"{made.seconds:.2f} s, {n / made.seconds:.1f} samples/s, NFE {made.nfe:g}, solver {settings.solver.kind}")
+        speed = f"{made.seconds:.2f} s, {total / made.seconds:.1f} samples/s"
+        say(f"{speed}, NFE {made.nfe:g}, solver {settings.solver.kind}")
+
+
+def _drawn(
+    run: OpenRun,
+    settings: SamplingSettings,
+    texts: tuple[str, ...],
+    label: str | None,
+    negative: str | None,
+    *,
+    n: int,
+    seed: int,
+    first: int,
+) -> Generated:
+    """Samples, n of each text if there are any."""
+    from suffuse.base.errors import UsageError
+    from suffuse.tasks.generate import Asked, generate_each
+
+    if negative is not None and settings.guidance.most_evaluations == 1:
+        raise UsageError("a negative prompt acts through guidance, but there is none; give a scale, such as --cfg 4")
+    wishes = [Asked(label, (text,), negative) for text in texts] or [Asked(label, (), negative)]
+    total = n * len(wishes)
+    with bar("sampling") as progress:
+
+        def shown(done: int) -> None:
+            progress.show(done, total)
+
+        return generate_each(run, n, settings, wishes, seed=seed, first=first, on_samples=shown)
+
+
+def _how(settings: SamplingSettings) -> dict[str, str]:
+    """The parts of sampling in words."""
+    from suffuse.tasks.runs import named
+
+    parts = {joint: named(getattr(settings, joint)) for joint in ("solver", "grid", "guidance", "plan")}
+    return {"precision": settings.precision, **parts}

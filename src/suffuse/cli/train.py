@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from suffuse.cli.console import bar, note, say
+
+if TYPE_CHECKING:
+    from suffuse.training.recipes import AnyRecipe
+    from suffuse.training.stages import Staged
 
 __all__ = ["train_command"]
 
@@ -26,25 +31,17 @@ def train_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
 ) -> None:
     """Train a model."""
-    from suffuse.training.frozen_parts import located
-    from suffuse.training.recipe_files import dump_recipe, load_recipe
-    from suffuse.training.run import RECIPE_FILE, Watcher, check_recipe, train
+    from suffuse.training.recipe_files import dump_recipe, dump_tree
+    from suffuse.training.run import Watcher, train
+    from suffuse.training.stages import Staged, train_stages
 
-    folder = Path(recipe)
-    is_run = (folder / RECIPE_FILE).is_file()
-    source = str(folder / RECIPE_FILE) if is_run else recipe
-    wanted = load_recipe(source, overrides or ())
-    if is_run and not any(pair.startswith("out=") for pair in overrides or ()):
-        wanted = wanted.replace(out=str(folder))  # it may have been moved since
-    elif is_run:
-        wanted = located(wanted, folder)  # another run of this recipe asks the frozen models that this one keeps
+    wanted, name = _wanted(recipe, overrides or [])
     if dry_run:
-        check_recipe(wanted)
-        say(dump_recipe(wanted).rstrip())
+        wanted.check()
+        plain = dump_tree(wanted.dump()) if isinstance(wanted, Staged) else dump_recipe(wanted)
+        say(plain.rstrip())
         return
-    name = folder.name if is_run else Path(recipe).stem
-    every = max(wanted.training.log_every, wanted.training.steps // 20)
-    with bar("training", every) as progress:
+    with bar("training", _every(wanted)) as progress:
 
         def show(step: int, total: int, numbers: dict[str, float]) -> None:
             text = ""
@@ -55,7 +52,15 @@ def train_command(
                 )
             progress.show(step, total, text)
 
-        done = train(wanted, name, resume=resume, watcher=Watcher(note=note, progress=show))
+        def begins(text: str) -> None:
+            progress.rename(text)
+            note(text)
+
+        watcher = Watcher(note=note, progress=show, begins=begins)
+        if isinstance(wanted, Staged):
+            done = train_stages(wanted, name, resume=resume, watcher=watcher)
+        else:
+            done = train(wanted, name, resume=resume, watcher=watcher)
     if not done.first:
         return
     if as_json:
@@ -63,5 +68,36 @@ def train_command(
         say(json.dumps(facts))
         return
     say(f"{done.folder}: {done.step} steps, {done.seconds:.0f} s in this session, loss {done.loss:.4f}")
-    use = "train RECIPE codec.run={}" if wanted.learns == "codec" else "sample {} --n 16"
+    codec = not isinstance(wanted, Staged) and wanted.learns == "codec"
+    use = "train RECIPE codec.run={}" if codec else "sample {} --n 16"
     say(f"next: suffuse {use.format(done.folder)}   or   suffuse eval {done.folder}")
+
+
+def _wanted(recipe: str, overrides: list[str]) -> tuple[AnyRecipe | Staged, str]:
+    """The recipe, or the stages, that are asked for, and the name of their run."""
+    from suffuse.training.frozen_parts import located
+    from suffuse.training.recipe_files import load_recipe
+    from suffuse.training.run_files import RECIPE_FILE, STAGES_FILE
+    from suffuse.training.stages import has_stages, load_stages
+
+    folder = Path(recipe)
+    for file in (STAGES_FILE, RECIPE_FILE):
+        if (folder / file).is_file():
+            break
+    else:
+        return (load_stages if has_stages(recipe) else load_recipe)(recipe, overrides), Path(recipe).stem
+    elsewhere = any(pair.startswith("out=") for pair in overrides)
+    if file == STAGES_FILE:
+        staged = load_stages(str(folder / file), overrides)
+        return staged if elsewhere else replace(staged, out=str(folder)), folder.name
+    wanted = load_recipe(str(folder / file), overrides)
+    # It may have been moved since; another run of this recipe asks the frozen models that this one keeps.
+    return located(wanted, folder) if elsewhere else wanted.replace(out=str(folder)), folder.name
+
+
+def _every(wanted: AnyRecipe | Staged) -> int:
+    """Steps between the lines of a bar where there is no terminal."""
+    from suffuse.training.stages import Staged
+
+    recipes = wanted.stages.values() if isinstance(wanted, Staged) else (wanted,)
+    return min(max(recipe.training.log_every, recipe.training.steps // 20) for recipe in recipes)

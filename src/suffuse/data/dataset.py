@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from suffuse.base.batch import Batch
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import permutation
+from suffuse.data.companion import Companion, pixels
 from suffuse.data.report import DataReport
 
 __all__ = ["Dataset"]
@@ -32,6 +33,9 @@ class Dataset:
         name: What reports call it.
         store: uint8 (M, H, W, C) pixels, float32 (M, D) points or (M, C, H, W) latents, often a mapped file.
         rows: Sample i is `store[rows[i]]`, (N,) int64; None where sample i is `store[i]`.
+        mirrored: The samples of mirrored pictures, in the order of `store`; None where they are made from the pictures
+            themselves, or not known.
+        companions: Conditions beside the label, by name; they are no part of the fingerprint.
         labels: (N,) int64 class numbers; None without classes.
         captions: N texts; None without captions.
         classes: Names of the classes.
@@ -47,6 +51,8 @@ class Dataset:
     fingerprint: str
     report: DataReport = field(default_factory=DataReport)
     rows: NDArray[np.int64] | None = None
+    mirrored: Array | None = None
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -113,32 +119,50 @@ class Dataset:
 
         Args:
             index: Which, (B,) int64, 0 <= index < len(self).
-            flip: Which of them are mirrored left to right, (B,) bool; pictures only.
+            flip: Which of them are mirrored left to right, (B,) bool; pictures, or what was made of mirrored ones too.
 
         Returns:
-            `x0` float32, pixels as value / 127.5 - 1; `cond` with `label` where there are labels; `index`.
+            `x0` float32, pixels as value / 127.5 - 1; `cond` with `label` where there are labels, and the companions;
+            `index`.
 
         Raises:
-            UsageError: An index out of range, or points or latents to be mirrored.
+            UsageError: An index out of range, or points, or latents without mirrored ones, to be mirrored.
         """
         places = index.numpy()
         if len(places) and not (places.min() >= 0 and places.max() < len(self)):
             raise UsageError(
                 f"index {places.min()}..{places.max()} is not in data {self.name!r}, which has {len(self)} samples"
             )
-        picked = np.take(self.store, places if self.rows is None else self.rows[places], axis=0)
-        if flip is not None:
-            if not self.is_images:
+        rows = places if self.rows is None else self.rows[places]
+        picked = np.take(self.store, rows, axis=0)
+        turned = None if flip is None else flip.numpy()
+        if turned is not None:
+            if self.is_images:
+                picked[turned] = picked[turned, :, ::-1]
+            elif self.mirrored is not None:
+                picked[turned] = np.take(self.mirrored, rows[turned], axis=0)
+            else:
                 raise UsageError(f"data {self.name!r} are no pictures and cannot be mirrored; leave flip out")
-            mirrored = flip.numpy()
-            picked[mirrored] = picked[mirrored, :, ::-1]
         if self.is_images:
-            # In numpy, one thread: this runs beside the training step, whose threads it must not compete with.
-            picked = picked.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-            picked /= np.float32(127.5)
-            picked -= 1
+            picked = pixels(picked)
         cond = Conditions() if self.labels is None else Conditions.of(label=torch.from_numpy(self.labels[places]))
+        for name, companion in self.companions.items():
+            cond = companion.added(cond, name, places, turned)
         return Batch(x0=torch.from_numpy(picked), cond=cond, index=index)
+
+    def beside(self, **companions: Companion) -> Dataset:
+        """The same samples with more conditions beside them, by name.
+
+        Raises:
+            UsageError: Not one value for each sample.
+        """
+        for name, companion in companions.items():
+            if len(companion) != len(self):
+                raise UsageError(
+                    f"condition {name!r} has {len(companion)} values for {len(self)} samples of data {self.name!r}; "
+                    "give one for each"
+                )
+        return replace(self, companions={**self.companions, **companions})
 
     def captions_of(self, index: Tensor) -> tuple[str, ...]:
         """Captions by number, (B,) int64 -> B texts.
@@ -178,6 +202,7 @@ class Dataset:
             rows=places if self.rows is None else self.rows[places],
             labels=None if self.labels is None else self.labels[places],
             captions=None if self.captions is None else tuple(self.captions[place] for place in places),
+            companions={name: companion.of(places) for name, companion in self.companions.items()},
             fingerprint=hashlib.sha256(f"{self.fingerprint}/{words}".encode()).hexdigest()[:32],
         )
 

@@ -65,7 +65,7 @@ class Loader:
             )
         if not 0 <= rank < world:
             raise UsageError(f"rank {rank} is not one of {world} processes; it must be from 0 to {world - 1}")
-        if flip and not dataset.is_images:
+        if flip and not dataset.is_images and dataset.mirrored is None:
             raise UsageError(
                 f"data {dataset.name!r} are no pictures and cannot be mirrored; set training.flip to false"
             )

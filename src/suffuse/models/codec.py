@@ -64,7 +64,11 @@ class Codec(nn.Module):
 
         In parts like `encode`.
         """
-        return _in_parts(self.network.decode, z / self.scale + self.shift, self._pixels(z))
+        return _in_parts(self.network.decode, self.raw(z), self._pixels(z))
+
+    def raw(self, z: Tensor) -> Tensor:
+        """Latents as the network gives them, of standardised ones: (B, c, h, w)."""
+        return z / self.scale + self.shift
 
     def _pixels(self, z: Tensor) -> int:
         """Pixels of the image of a latent."""
@@ -107,6 +111,7 @@ class CodecConfig(Part):
     Attributes:
         network: The autoencoder.
         shape: Shape of an image, (C, H, W).
+        decoder: Folder, within the codec's own, of the denoiser that decodes; None for a codec that does it itself.
         weights: Name of what `model.safetensors` holds: an EMA's name, or `raw`.
         others: Names of the other averages, in `ema/`.
         step: Training steps behind the weights.
@@ -116,6 +121,7 @@ class CodecConfig(Part):
     kind: Literal["codec"] = "codec"
     network: Autoencoder = KLAutoencoder()
     shape: tuple[int, ...] = Field(min_length=3, max_length=3)
+    decoder: str | None = None
     weights: str = "raw"
     others: tuple[str, ...] = ()
     step: int = Field(default=0, ge=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import Field
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.part import Part
+
+if TYPE_CHECKING:
+    from suffuse.models.text import TextPart
 
 __all__ = ["ClassLabel", "Conditioner", "ConditionerPart", "LabelNumber", "NoCondition"]
 
@@ -40,6 +43,10 @@ class Conditioner(nn.Module, abc.ABC):
     def check(self, cond: Conditions) -> None:
         """Raise a `UsageError` for values that the model does not know; once for all, while they are on the CPU."""
 
+    def drawn(self, keys: Tensor) -> Conditions | None:
+        """Conditions of samples of which nothing is asked, by their keys, (B,) int64; None when it draws none."""
+        return None
+
     def observe(self, x0: Tensor, cond: Conditions) -> Conditions:
         """Conditions of the data x0, (B, ...), with those added that can be computed from the data themselves.
 
@@ -57,6 +64,29 @@ class ConditionerPart(Part, abc.ABC):
     def label_count(self) -> int:
         """How many classes its `label` may name, K; 0 when it reads no labels."""
         return 0
+
+    @property
+    def text(self) -> TextPart | None:
+        """The part of it that reads captions; None when it reads none."""
+        return None
+
+    @property
+    def starts_from(self) -> str | None:
+        """Run of a finished autoencoder that it is made of, see `training.first_stages`; None for most."""
+        return None
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether it is told of the pictures themselves in training, as `image`, also where the data are latents."""
+        return False
+
+    def reading(self, text: TextPart) -> Self:
+        """This with another part that reads captions."""
+        raise UsageError(f"conditioner {self.kind!r} reads no captions")
+
+    def seeing(self, shape: tuple[int, ...]) -> Self:
+        """This for pictures of one shape, (C, H, W), if it sees any."""
+        return self
 
     @property
     def token_width(self) -> int:

@@ -11,7 +11,11 @@ from suffuse.base.part import Joint, Part
 from suffuse.models.conditioner import ClassLabel, ConditionerPart, LabelNumber, NoCondition
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
+from suffuse.models.frozen_text import FrozenText
 from suffuse.models.low_resolution import LowResolution
+from suffuse.models.reconstruction import Reconstruction
+from suffuse.models.semantic import Semantic
+from suffuse.models.text import Text
 from suffuse.networks import NetworkConfig
 from suffuse.process import Identity, Path, Prediction, TimeCondition
 
@@ -20,7 +24,10 @@ __all__ = ["FORMAT_VERSION", "ConditionerConfig", "ModelConfig"]
 FORMAT_VERSION = 1
 
 ConditionerConfig = Annotated[
-    ConditionerPart, Joint("conditioner", NoCondition, ClassLabel, LabelNumber, LowResolution)
+    ConditionerPart,
+    Joint(
+        "conditioner", NoCondition, ClassLabel, LabelNumber, LowResolution, Text, FrozenText, Semantic, Reconstruction
+    ),
 ]
 
 

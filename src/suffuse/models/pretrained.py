@@ -14,11 +14,11 @@ from suffuse.base.weights import load_weights, read_safetensors, save_safetensor
 from suffuse.models.codec import Codec, CodecConfig
 from suffuse.models.config import FORMAT_VERSION, ModelConfig
 from suffuse.models.denoiser import Denoiser
+from suffuse.models.semantic import Semantic
 
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
-    "codec_of",
     "ema_file",
     "load_codec",
     "load_codec_config",
@@ -34,6 +34,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # What a run's folder holds beyond the model and its codec stays at home.
 _NOT_PUSHED = ("checkpoints/*", "*.lock", ".*", "tensorboard/*")
+
+
+_COMPRESSOR = "conditioner.compressor."
 
 
 def ema_file(name: str) -> str:
@@ -99,19 +102,24 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def load_codec_config(folder: Path) -> CodecConfig:
-    """Read the `config.json` of an autoencoder.
+    """Read the `config.json` of an autoencoder, or of a denoiser whose compressor is one.
 
     Raises:
         UsageError: As `read_config`, and for another kind of model.
         RunError: It is not JSON.
     """
     config = read_config(folder)
-    if not isinstance(config, CodecConfig):
+    if isinstance(config, CodecConfig):
+        return config
+    if not isinstance(config.conditioner, Semantic):
         raise UsageError(
             f"{folder} is no autoencoder, but a model of samples; give the run of one, such as that of the recipe "
-            "mnist28-autoencoder"
+            "mnist28-autoencoder, or of a denoiser with a compressor"
         )
-    return config
+    told = config.conditioner
+    return CodecConfig(
+        network=told.compressor, shape=told.image_shape, weights=config.weights, others=config.others, step=config.step
+    )
 
 
 def load_model(
@@ -141,33 +149,31 @@ def load_codec(
 ) -> Codec:
     """Load a codec from a folder, or from the Hub when no such folder exists; arguments and errors as `load_model`.
 
+    The folder may be that of a denoiser that is told a code: then it is its compressor.
+
     Raises:
         UsageError: Also for a folder that holds another kind of model.
     """
     folder = local_folder(name, revision, token)
     config = load_codec_config(folder)
     codec = config.build()
-    codec.config = config.replace(weights=_fill(codec, config, folder, weights))
+    prefix = _COMPRESSOR if isinstance(read_config(folder), ModelConfig) else ""
+    codec.config = config.replace(weights=_fill(codec, config, folder, weights, prefix))
     return codec.eval().requires_grad_(requires_grad=False)
 
 
-def codec_of(folder: Path) -> Codec | None:
-    """The codec in whose latents the model of a folder lives; None for a model of pixels or points.
+def _fill(
+    model: nn.Module, config: ModelConfig | CodecConfig, folder: Path, weights: str | None, prefix: str = ""
+) -> str:
+    """Give a fresh model the weights of a folder; returns the average's name.
 
-    Raises:
-        UsageError: The folder's own copy is missing.
+    Args:
+        model: Fresh.
+        config: Names the averages.
+        folder: Where they are.
+        weights: Which; None for the primary one.
+        prefix: Of the names of a codec's network within a denoiser's weights; empty for all weights.
     """
-    config = load_config(folder)
-    if config.codec is None:
-        return None
-    place = folder / config.codec
-    if not place.is_dir():
-        raise UsageError(f"{place} is missing: the codec that turns this model's latents into images; bring it back")
-    return load_codec(place)
-
-
-def _fill(model: nn.Module, config: ModelConfig | CodecConfig, folder: Path, weights: str | None) -> str:
-    """Give a fresh model the weights of a folder; returns the average's name."""
     names = (config.weights, *config.others)
     if weights is not None and weights not in names:
         raise unknown_name("average", weights, names)
@@ -177,7 +183,12 @@ def _fill(model: nn.Module, config: ModelConfig | CodecConfig, folder: Path, wei
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in {".pt", ".pth", ".ckpt", ".bin", ".pkl"})
         hint = f"; {pickles[0]} is a pickle and is not read, convert it to safetensors first" if pickles else ""
         raise UsageError(f"{path} is missing{hint or '; finish or resume the run first'}")
-    load_weights(model, read_safetensors(path), owner=str(path))
+    found = read_safetensors(path)
+    if prefix:
+        own = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+        # Shift and scale are not the denoiser's: they stay 0 and 1.
+        found = {name: own.get(name.removeprefix("network."), value) for name, value in model.state_dict().items()}
+    load_weights(model, found, owner=str(path))
     return chosen
 
 

@@ -17,6 +17,8 @@ from suffuse.networks.autoencoders import (
     VQAutoencoder,
 )
 from suffuse.networks.contract import Network, Output, needed_blocks
+from suffuse.networks.convnext_prior import ConvNeXtPrior, ConvNeXtPriorNetwork
+from suffuse.networks.diffnext import DiffNeXt, DiffNeXtNetwork
 from suffuse.networks.dit import DiT, DiTNetwork
 from suffuse.networks.execution import execute
 from suffuse.networks.mlp import MLP, MLPNetwork
@@ -30,8 +32,12 @@ __all__ = [
     "AutoencoderPart",
     "CodebookSettings",
     "ConvNeXtAutoencoder",
+    "ConvNeXtPrior",
+    "ConvNeXtPriorNetwork",
     "DiT",
     "DiTNetwork",
+    "DiffNeXt",
+    "DiffNeXtNetwork",
     "KLAutoencoder",
     "MLPNetwork",
     "Network",
@@ -48,4 +54,4 @@ __all__ = [
     "needed_blocks",
 ]
 
-NetworkConfig = Annotated[NetworkPart, Joint("network", UNet, DiT, MLP)]
+NetworkConfig = Annotated[NetworkPart, Joint("network", UNet, DiT, MLP, DiffNeXt, ConvNeXtPrior)]

@@ -1,6 +1,6 @@
 """DiT: a transformer on image patches whose norms are modulated by the noise level.
 
-Source: peebles2023dit.
+Source: peebles2023dit; attention to text: chen2024pixart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.networks.blocks.attention import SelfAttention
+from suffuse.networks.blocks.cross_attention import Context, CrossAttention
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import FixedTable, TimeEmbedding, grid_positions
 from suffuse.networks.blocks.initialise import zero_weights
@@ -54,6 +55,8 @@ class DiT(NetworkPart):
         max_period: Longest period of the time embedding over 2 pi.
         dropout: Probability of dropout after attention and in the MLP.
         extra_channels: Input channels beyond the data's, for conditions that are concatenated.
+        token_width: Width of a condition's tokens, to which each block attends between its attention and its MLP
+            (chen2024pixart); 0 for none.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
@@ -69,6 +72,7 @@ class DiT(NetworkPart):
     max_period: Annotated[float, Field(gt=1)] = 1e4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     extra_channels: Annotated[int, Field(ge=0)] = 0
+    token_width: Annotated[int, Field(ge=0)] = 0
     checkpointing: bool = False
 
     @model_validator(mode="after")
@@ -138,7 +142,7 @@ class _Mlp(nn.Module):
 
 
 class _Block(nn.Module):
-    """What a block adds to its tokens: gated attention, then a gated MLP."""
+    """What a block adds to its tokens: gated attention, attention to a condition if there is one, a gated MLP."""
 
     def __init__(self, part: DiT, layer: int) -> None:
         super().__init__()
@@ -146,15 +150,24 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(part.width, eps=_FIXED_EPS, elementwise_affine=False)
         self.attend = SelfAttention(part.width, part.heads)
         self.dropout = Dropout(part.dropout, 2 * layer)
+        self.cross = CrossAttention(part.width, part.heads, part.token_width) if part.token_width else None
         self.norm2 = nn.LayerNorm(part.width, eps=part.mlp_norm_eps, elementwise_affine=False)
         self.mlp = _Mlp(part, 2 * layer + 1)
 
     def forward(
-        self, x: Tensor, emb: Tensor, seeds: Tensor | None, tokens: Tokens | None = None, layer: str = ""
+        self,
+        x: Tensor,
+        emb: Tensor,
+        seeds: Tensor | None,
+        tokens: Tokens | None = None,
+        layer: str = "",
+        context: Context | None = None,
     ) -> Tensor:
         """The residual, (B, N, D), of tokens x, (B, N, D), under the embedding's SiLU, (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(emb).unsqueeze(1).chunk(6, dim=2)
         attended = gate1 * self.dropout(self.attend(modulate(x, self.norm1, shift1, scale1), tokens, layer), seeds)
+        if self.cross is not None and context is not None:
+            attended = attended + self.cross(x + attended, context)
         changed = self.mlp(modulate(x + attended, self.norm2, shift2, scale2), seeds)
         return torch.addcmul(attended, gate2, changed)
 
@@ -214,10 +227,13 @@ class DiTNetwork(Network):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for linear in (self.time.inner, self.time.outer):
             nn.init.normal_(linear.weight, std=0.02)
         zero_weights(self.output, *(block.get_submodule("modulation") for block in self.blocks))
+        if self.part.token_width:
+            zero_weights(*(block.get_submodule("cross.out") for block in self.blocks))
 
     def forward(
         self,
@@ -242,7 +258,7 @@ class DiTNetwork(Network):
                 f"the image is {x.shape[2]} x {x.shape[3]}, this DiT was built for {self.size[0]} x {self.size[1]}; "
                 f"build it for the other size (its weights fit) or resize"
             )
-        emb = self.time(told, cond)
+        emb, context = self.time(told, cond), Context.of(cond, self.part.token_width)
         checkpointing = self.part.checkpointing and torch.is_grad_enabled()
 
         def compute(name: str, inputs: list[Tensor]) -> Tensor:
@@ -254,7 +270,7 @@ class DiTNetwork(Network):
             if name.endswith(".residual"):
                 layer = name.removesuffix(".residual")
                 block = self.get_submodule(layer)
-                return call_block(block, *inputs, emb, seeds, tokens, layer, checkpointing=checkpointing)
+                return call_block(block, *inputs, emb, seeds, tokens, layer, context, checkpointing=checkpointing)
             before, residual = inputs
             return before + residual
 

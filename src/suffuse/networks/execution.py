@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from suffuse.networks.blocks.cross_attention import Context
 from suffuse.networks.contract import Network, Output, Tokens, needed_blocks
 
 __all__ = ["call_block", "execute"]
@@ -44,7 +45,7 @@ def execute(
     return Output(values["output"], {tap: values[tap] for tap in taps})
 
 
-def call_block(block: nn.Module, *inputs: Tensor | Tokens | str | None, checkpointing: bool) -> Tensor:
+def call_block(block: nn.Module, *inputs: Tensor | Tokens | Context | str | None, checkpointing: bool) -> Tensor:
     """Call a block; with `checkpointing` its inner activations are computed again in the backward pass.
 
     Nothing has to be remembered of the generators: all randomness of a block comes from its inputs.

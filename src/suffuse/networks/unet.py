@@ -1,11 +1,13 @@
 """U-Net of the DDPM and ADM family.
 
-Source: ho2020ddpm, dhariwal2021adm; the defaults are ho2020ddpm's for CIFAR-10 without dropout.
+Source: ho2020ddpm, dhariwal2021adm; the defaults are ho2020ddpm's for CIFAR-10 without dropout. With tokens to
+attend to (text) the attention is rombach2022ldm's transformer block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Literal, Self
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError
 from suffuse.networks.blocks.attention import ImageAttention
+from suffuse.networks.blocks.cross_attention import Context, SpatialTransformer
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import TimeEmbedding
 from suffuse.networks.blocks.norms import Norm
@@ -62,6 +65,7 @@ class UNet(NetworkPart):
         norm_eps: Their epsilon.
         dropout: Probability of dropout in residual blocks.
         extra_channels: Input channels beyond the data's, for conditions that are concatenated.
+        token_width: Width of a condition's tokens, to which every attention then attends too; 0 for none.
         zero_init: Residual branches and the output start at zero.
         channels_last: Activations in channels-last order: measured 1.1 times as fast in float32 on a CPU. Weights keep
             their order, and the output is contiguous.
@@ -91,6 +95,7 @@ class UNet(NetworkPart):
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     extra_channels: Annotated[int, Field(ge=0)] = 0
+    token_width: Annotated[int, Field(ge=0)] = 0
     zero_init: bool = True
     channels_last: bool = True
     checkpointing: bool = False
@@ -118,6 +123,8 @@ class UNet(NetworkPart):
                     f"head_channels = {self.head_channels} does not divide the {self.level_widths[level]} channels "
                     f"of level {level}"
                 )
+        if self.token_width and not (self.attention_levels or self.mid_attention):
+            raise ValueError("tokens come, but no level has attention to read them; set attention_levels")
         return self
 
     @classmethod
@@ -182,30 +189,39 @@ class UNet(NetworkPart):
             return UNetNetwork(self, shape[0], shape[0] if out_channels is None else out_channels)
 
 
+_Attention = ImageAttention | SpatialTransformer
+
+
+def _attended(attention: nn.Module, x: Tensor, context: Context | None) -> Tensor:
+    """After an attention, which reads the condition's tokens or knows none."""
+    reads = isinstance(attention, SpatialTransformer)
+    value: Tensor = attention(x, context) if reads else attention(x)
+    return value
+
+
 class _Stage(nn.Module):
     """A residual block and the attention behind it."""
 
-    def __init__(self, resnet: ResBlock, attention: ImageAttention | None) -> None:
+    def __init__(self, resnet: ResBlock, attention: _Attention | None) -> None:
         super().__init__()
         self.resnet = resnet
         self.attention = nn.Identity() if attention is None else attention
 
-    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None) -> Tensor:
-        value: Tensor = self.attention(self.resnet(x, emb, seeds))
-        return value
+    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None, context: Context | None) -> Tensor:
+        return _attended(self.attention, self.resnet(x, emb, seeds), context)
 
 
 class _Middle(nn.Module):
     """Residual block, attention, residual block at the coarsest level."""
 
-    def __init__(self, resnet_in: ResBlock, attention: ImageAttention | None, resnet_out: ResBlock) -> None:
+    def __init__(self, resnet_in: ResBlock, attention: _Attention | None, resnet_out: ResBlock) -> None:
         super().__init__()
         self.resnet_in = resnet_in
         self.attention = nn.Identity() if attention is None else attention
         self.resnet_out = resnet_out
 
-    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None) -> Tensor:
-        value: Tensor = self.resnet_out(self.attention(self.resnet_in(x, emb, seeds)), emb, seeds)
+    def forward(self, x: Tensor, emb: Tensor, seeds: Tensor | None, context: Context | None) -> Tensor:
+        value: Tensor = self.resnet_out(_attended(self.attention, self.resnet_in(x, emb, seeds), context), emb, seeds)
         return value
 
 
@@ -270,14 +286,16 @@ class UNetNetwork(Network):
             scale=part.skip_scale,
         )
 
-    def _attention(self, channels: int, *, norm: bool = True) -> ImageAttention:
+    def _attention(self, channels: int, *, norm: bool = True) -> _Attention:
         part = self.part
         heads = channels // (part.head_channels or channels)
-        groups = part.groups if norm else None
-        return ImageAttention(
+        kind: Callable[..., _Attention] = ImageAttention
+        if part.token_width:
+            kind = partial(SpatialTransformer, token_width=part.token_width)
+        return kind(
             channels,
             heads,
-            groups=groups,
+            groups=part.groups if norm else None,
             eps=part.norm_eps,
             zero_init=part.zero_init,
             norm=part.norm,
@@ -333,10 +351,11 @@ class UNetNetwork(Network):
         """Evaluate the U-Net on x, (B, C + extra_channels, H, W); see `Network.forward`.
 
         Raises:
-            UsageError: Sides that cannot be halved evenly; unknown names; `told` in half precision.
+            UsageError: Sides that cannot be halved evenly; unknown names; `told` in half precision; no tokens, or of
+                another width, where the network takes some.
         """
         self.part.check_size(*x.shape[2:])
-        emb = self.time(told, cond)
+        emb, context = self.time(told, cond), Context.of(cond, self.part.token_width)
         checkpointing = self.part.checkpointing and torch.is_grad_enabled()
         if self.part.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -348,6 +367,8 @@ class UNetNetwork(Network):
             if name == "output":
                 return call_block(block, *inputs, checkpointing=checkpointing).contiguous()
             joined = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
-            return call_block(block, joined, emb, seeds, checkpointing=checkpointing)
+            if name.endswith(".sample"):
+                return call_block(block, joined, emb, seeds, checkpointing=checkpointing)
+            return call_block(block, joined, emb, seeds, context, checkpointing=checkpointing)
 
         return execute(self, compute, taps=taps, given=given)

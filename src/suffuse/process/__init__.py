@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from suffuse.base.part import Joint
+from suffuse.process.clamped_cosine import ClampedCosine
 from suffuse.process.consistency_prediction import ConsistencyPrediction
 from suffuse.process.coupling import CouplingPart, Independent, OptimalTransport
 from suffuse.process.noise_levels import (
@@ -41,6 +42,7 @@ from suffuse.process.transfer import aim, transfer
 from suffuse.process.vp import VP
 from suffuse.process.weighting import (
     P2,
+    BoundedSNR,
     EDMWeighting,
     EpsWeighting,
     MinSNR,
@@ -57,6 +59,8 @@ __all__ = [
     "P2",
     "VP",
     "X0",
+    "BoundedSNR",
+    "ClampedCosine",
     "ConsistencyPrediction",
     "ConstantTime",
     "Coupling",
@@ -117,7 +121,7 @@ __all__ = [
     "x0_of_eps",
 ]
 
-Path = Annotated[PathPart, Joint("path", VP, EDM, Flow, TrigonometricPath)]
+Path = Annotated[PathPart, Joint("path", VP, EDM, Flow, TrigonometricPath, ClampedCosine)]
 Prediction = Annotated[
     PredictionPart, Joint("prediction", Eps, X0, V, FlowVelocity, Score, EDMPrediction, ConsistencyPrediction)
 ]
@@ -136,6 +140,7 @@ Weighting = Annotated[
         TruncatedSNR,
         MinSNR,
         P2,
+        BoundedSNR,
         SigmoidWeighting,
         EDMWeighting,
     ),

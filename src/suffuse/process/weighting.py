@@ -17,6 +17,7 @@ from suffuse.base.part import Part
 
 __all__ = [
     "P2",
+    "BoundedSNR",
     "EDMWeighting",
     "EpsWeighting",
     "MinSNR",
@@ -125,6 +126,20 @@ class P2(WeightingPart):
         """SNR / (k + SNR)**gamma."""
         snr = (2 * half_log_snr).exp()
         return snr / (self.k + snr) ** self.gamma
+
+
+class BoundedSNR(WeightingPart):
+    """(1 - alpha**2) / (1 + alpha**2) on the eps loss of a variance-preserving path: alpha**2 / (1 + alpha**2) here.
+
+    Source: pernias2024wuerstchen, Eq. 1. Its code weighs by 1 - alpha**2 instead, which is `p2` at its defaults.
+    """
+
+    kind: Literal["bounded_snr"] = "bounded_snr"
+
+    def of(self, half_log_snr: Tensor, c_out: Tensor) -> Tensor:
+        """SNR (1 - a) / (1 + a) with a = SNR / (1 + SNR)."""
+        a = torch.sigmoid(2 * half_log_snr)
+        return a / (1 + a)
 
 
 class SigmoidWeighting(WeightingPart):

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from suffuse.base import files
-from suffuse.data import contact_sheet, save_picture, to_uint8
+from suffuse.data import Shapes, contact_sheet, save_picture, to_uint8
+from suffuse.data.agreement import Agreement, agreement
 from suffuse.metrics import Measurement, MemorisationReport
 from suffuse.metrics.ruler import dumps
 from suffuse.tasks.generate import Generated, generate
@@ -39,6 +40,7 @@ class Evaluated:
         memorised: The memorisation table; None for points.
         seconds: Of sampling.
         images_per_second: Of sampling.
+        prompts: How far the samples show what their captions say; None where no program can read it off them.
     """
 
     measurements: tuple[Measurement, ...]
@@ -46,6 +48,7 @@ class Evaluated:
     memorised: MemorisationReport | None
     seconds: float
     images_per_second: float
+    prompts: Agreement | None = None
 
     def dump(self) -> dict[str, Any]:  # Any: JSON values
         """Plain data."""
@@ -56,6 +59,7 @@ class Evaluated:
             "memorisation": _finite(self.memorised.dump()) if self.memorised else None,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
+            "prompts": self.prompts.dump() if self.prompts else None,
         }
 
 
@@ -97,6 +101,7 @@ def evaluate(
         memorised=judge.memorised(made, nearest) if isinstance(judge, ImageJudge) else None,
         seconds=made.seconds,
         images_per_second=samples / made.seconds,
+        prompts=_prompts_met(run, made),
     )
     place = run.folder / FOLDER
     files.make_folder(place)
@@ -106,6 +111,13 @@ def evaluate(
     files.write_json(place / "figures.json", found.dump())
     add_figures(run.folder, figures_table(found))
     return found
+
+
+def _prompts_met(run: OpenRun, made: Generated) -> Agreement | None:
+    """For captioned shapes, which a program reads."""
+    if not made.captions or run.recipe is None or not isinstance(run.recipe.data, Shapes):
+        return None
+    return agreement(to_uint8(made.x), made.captions)
 
 
 def _save_nearest(made: Generated, judge: ImageJudge, report: MemorisationReport, path: Path) -> None:
@@ -133,6 +145,8 @@ def figures_table(found: Evaluated) -> str:
         f"({(ruler.features_hash or 'exact')[:12]}), reference {ruler.data} ({ruler.reference[:12]}, "
         f"{ruler.reference_count} samples), torch {ruler.versions.torch}, suffuse {ruler.versions.suffuse}.",
     ]
+    if found.prompts:
+        rows += ["", *(f"{line[0].upper()}{line[1:]}." for line in found.prompts.lines())]
     if found.memorised:
         rows += ["", "Memorisation: " + "; ".join(found.memorised.lines()) + "."]
     return "\n".join(rows)

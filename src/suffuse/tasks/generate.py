@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,11 +16,12 @@ from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.data import Dataset
 from suffuse.sampling import sample_batches
+from suffuse.tasks.prompts import prompt_conditions, reads_text
 from suffuse.tasks.runs import OpenRun
-from suffuse.training.sample_conditions import sample_conditions
+from suffuse.training.sample_conditions import rows_told, sample_conditions
 from suffuse.training.settings import SamplingSettings
 
-__all__ = ["Generated", "conditions_for", "generate"]
+__all__ = ["Asked", "Generated", "conditions_for", "generate", "generate_each"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Generated:
         x: (n, ...) on the CPU; images where the model makes latents.
         labels: Classes that were asked for, (n,); None for a model that knows none.
         classes: Names of the model's classes; empty when it knows none.
+        captions: Texts that were asked for, n of them; empty for a model that reads none.
         nfe: Network evaluations per sample, counted.
         seconds: Wall time of sampling and, for a model of latents, of decoding.
         macs: Multiply-accumulates of the network per sample; None where they were not counted.
@@ -41,16 +44,65 @@ class Generated:
     nfe: float
     seconds: float
     macs: float | None = None
+    captions: tuple[str, ...] = ()
 
 
-def conditions_for(run: OpenRun, n: int, label: str | None = None, first: int = 0) -> Conditions | None:
-    """Conditions of n samples: one class by name or number, or all in turn; see `sample_conditions`.
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of the samples; by default what the model is told of its data, in turn.
+
+    Attributes:
+        label: Class of all samples, by name or number.
+        prompts: Texts: one for all samples, or one each.
+        negative: Text that guidance leads away from.
+    """
+
+    label: str | None = None
+    prompts: tuple[str, ...] = ()
+    negative: str | None = None
+
+
+def conditions_for(
+    run: OpenRun, n: int, asked: Asked | None = None, first: int = 0, seed: int = 0
+) -> tuple[Conditions | None, tuple[str, ...]]:
+    """Conditions of n samples, and the captions among them; see `sample_conditions`.
 
     Raises:
-        UsageError: No such class, the model knows none, or it is told of images and those of the run are not here.
+        UsageError: No such class, the model knows none or reads no text, or it is told of images and those of the run
+            are not here.
     """
-    number = None if label is None else _number_of(run, label)
-    return sample_conditions(run.model, n, first=first, label=number, data=lambda: _data_of(run))
+    asked = asked or Asked()
+    number = None if asked.label is None else _number_of(run, asked.label)
+    if asked.prompts:
+        captions = asked.prompts * n if len(asked.prompts) == 1 else asked.prompts
+        if len(captions) != n:
+            raise UsageError(f"there are {len(captions)} prompts for {n} samples; give one for each, or one for all")
+        _only_text(run)
+        cond: Conditions | None = prompt_conditions(run, captions)
+    else:
+        cond, captions = _of_data(run, n, first, number, seed)
+    if asked.negative is None:
+        return cond, captions
+    if cond is None or not reads_text(run):
+        raise UsageError("a negative prompt needs a model that reads text, but this one reads none; leave it out")
+    return cond.against(prompt_conditions(run, (asked.negative,) * n)), captions
+
+
+def _of_data(
+    run: OpenRun, n: int, first: int, label: int | None, seed: int
+) -> tuple[Conditions | None, tuple[str, ...]]:
+    """What the model is told of its data, in turn."""
+    data = functools.cache(lambda: _data_of(run))
+    cond = sample_conditions(run.model, n, first=first, label=label, data=data, seed=seed)
+    if not reads_text(run):
+        return cond, ()
+    return cond, data().captions_of(rows_told(data(), n, first, label))
+
+
+def _only_text(run: OpenRun) -> None:
+    needed = [name for name in run.model.conditioner.reads if name == "low_res"]
+    if needed:
+        raise UsageError(f"this model is told {needed[0]} too, which a prompt cannot give; sample it in Python")
 
 
 def _number_of(run: OpenRun, label: str) -> int:
@@ -67,7 +119,7 @@ def _number_of(run: OpenRun, label: str) -> int:
 
 def _data_of(run: OpenRun) -> Dataset:
     """The run's own data, for models that are told of images."""
-    names = run.model.conditioner.observes
+    names = run.model.conditioner.observes or run.model.conditioner.reads
     why = f"this model is told {' and '.join(names)} of images"
     mend = f"sample it in Python: sample(model, n, cond=Conditions.of({', '.join(f'{name}=...' for name in names)}))"
     if run.recipe is None:
@@ -87,7 +139,7 @@ def generate(
     *,
     seed: int = 0,
     first: int = 0,
-    label: str | None = None,
+    asked: Asked | None = None,
     on_samples: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     counter: MacCounter | None = None,
@@ -100,7 +152,7 @@ def generate(
         settings: Solver, grid, guidance, plan, batch, precision.
         seed: With the sample's number it determines the noise.
         first: Number of the first sample.
-        label: Class of all samples; all classes in turn when None.
+        asked: Class or text of the samples; what the model is told of its data, in turn, when None.
         on_samples: Called after each batch with the number of samples finished.
         on_step: Called after each solver step, see `sample_batches`.
         counter: Counts multiply-accumulates; the first call of each kind takes longer.
@@ -109,7 +161,7 @@ def generate(
         raise UsageError(f"n is {n}; ask for at least one sample")
     if first < 0:
         raise UsageError(f"first is {first}; samples are numbered from 0")
-    cond = conditions_for(run, n, label, first)
+    cond, captions = conditions_for(run, n, asked, first, seed)
     parts, rows, seconds, done = [], 0.0, 0.0, 0
     # A plan that computes everything, and counts nothing, is not even there.
     absent = settings.plan == NoPlan() and counter is None
@@ -129,7 +181,8 @@ def generate(
             on_step=on_step,
         ):
             began = time.perf_counter()
-            parts.append(run.decode(made.x).cpu())
+            told = None if cond is None else cond[done : done + len(made.x)]
+            parts.append(run.decode(made.x, told, seed=seed, first=first + done).cpu())
             rows += made.nfe * len(made.x)
             seconds += made.seconds + time.perf_counter() - began
             done += len(made.x)
@@ -137,4 +190,47 @@ def generate(
                 on_samples(done)
     labels = cond.values.get("label") if cond else None
     macs = planned.macs / n if planned is not None and counter is not None else None
-    return Generated(torch.cat(parts), labels, run.config.classes, rows / n, seconds, macs)
+    return Generated(torch.cat(parts), labels, run.config.classes, rows / n, seconds, macs, captions)
+
+
+def generate_each(
+    run: OpenRun,
+    n: int,
+    settings: SamplingSettings,
+    wishes: Sequence[Asked],
+    *,
+    seed: int = 0,
+    first: int = 0,
+    on_samples: Callable[[int], None] | None = None,
+) -> Generated:
+    """n samples of each wish, in a row, and what they cost together. All wishes have the same noise.
+
+    Args:
+        run: What to sample.
+        n: How many of each.
+        settings: As for `generate`.
+        wishes: What is asked for.
+        seed: As for `generate`.
+        first: Number of the first sample of each.
+        on_samples: Called after each batch with the number of samples finished altogether.
+    """
+    parts: list[Generated] = []
+    for wish in wishes:
+        before = n * len(parts)
+        told = None if on_samples is None else functools.partial(_and_before, on_samples, before)
+        parts.append(generate(run, n, settings, seed=seed, first=first, asked=wish, on_samples=told))
+    if len(parts) == 1:
+        return parts[0]
+    labels = [part.labels for part in parts if part.labels is not None]
+    return replace(
+        parts[0],
+        x=torch.cat([part.x for part in parts]),
+        labels=torch.cat(labels) if len(labels) == len(parts) else None,
+        nfe=sum(part.nfe for part in parts) / len(parts),
+        seconds=sum(part.seconds for part in parts),
+        captions=tuple(caption for part in parts for caption in part.captions),
+    )
+
+
+def _and_before(on_samples: Callable[[int], None], before: int, done: int) -> None:
+    on_samples(before + done)

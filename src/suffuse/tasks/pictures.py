@@ -12,10 +12,10 @@ from suffuse.data import contact_sheet, save_picture, to_uint8
 __all__ = ["save_each", "save_sheet"]
 
 
-def save_sheet(x: Tensor, path: Path) -> None:
-    """All samples on one sheet, about as many rows as columns; points, (n, D), are drawn as a plot."""
+def save_sheet(x: Tensor, path: Path, *, columns: int | None = None) -> None:
+    """All samples on one sheet, about as many rows as columns unless these are given; points, (n, D), as a plot."""
     if x.ndim == 4:
-        save_picture(contact_sheet(to_uint8(x), columns=math.ceil(math.sqrt(len(x)))), path)
+        save_picture(contact_sheet(to_uint8(x), columns=columns or math.ceil(math.sqrt(len(x)))), path)
         return
     from suffuse.tasks.plots import scatter
 

@@ -12,15 +12,18 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from suffuse.acceleration import NoPlan, Plan
+from suffuse.base.conditions import Conditions
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import Part, explain
 from suffuse.data import Data, DataPart, Dataset, data_from
 from suffuse.models.codec import Codec
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
-from suffuse.models.pretrained import codec_of, load_model, local_folder
+from suffuse.models.pretrained import load_model, local_folder
 from suffuse.sampling import CFG, Adaptive, CFGPlusPlus, Grid, GuidancePart, NoGuidance, Solver
 from suffuse.tasks.presets import load_preset
+from suffuse.training.companions import accompanied
+from suffuse.training.decoding import Decoder
 from suffuse.training.latents import encoded
 from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import load_recipe
@@ -42,7 +45,8 @@ class OpenRun:
         model: In evaluation mode, on its device.
         config: Of the model; `weights` names the average that was loaded.
         recipe: What it was trained by; None for a converted model.
-        codec: Turns the model's latents into images, in evaluation mode on the model's device; None for a model of
+        source: Where its files are, if not in `folder`.
+        decoder: Turns the model's latents into images, in evaluation mode on the model's device; None for a model of
             pixels or points.
     """
 
@@ -50,34 +54,43 @@ class OpenRun:
     model: Denoiser
     config: ModelConfig
     recipe: Recipe | None
-    codec: Codec | None = None
+    source: Path | None = None
+    decoder: Decoder | None = None
+
+    @property
+    def codec(self) -> Codec | None:
+        """Of the model's latents."""
+        return None if self.decoder is None else self.decoder.codec
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of a sample as it comes out: of the image where the model itself makes latents."""
-        if self.codec is None:
-            return self.config.shape
-        assert self.codec.config is not None
-        return self.codec.config.shape
+        return self.config.shape if self.decoder is None else self.decoder.shape
 
-    def decode(self, x: Tensor) -> Tensor:
-        """What the model makes as images, (n, c, h, w) -> (n, C, H, W) where it makes latents; x itself otherwise."""
-        if self.codec is None:
-            return x
-        with torch.no_grad():
-            return self.codec.decode(x)
+    def decode(self, x: Tensor, cond: Conditions | None = None, *, seed: int = 0, first: int = 0) -> Tensor:
+        """What the model makes as images, (n, c, h, w) -> (n, C, H, W) where it makes latents; x itself otherwise.
+
+        Other arguments as for `Decoder.decode`: some codes are decoded by drawing.
+        """
+        return x if self.decoder is None else self.decoder.decode(x, cond, seed=seed, first=first)
 
     def training_data(self, source: DataPart) -> Dataset:
-        """Data as the model was trained on them: as latents where it lives in some.
+        """Data as the model was trained on them: as latents where it lives in some, with what it reads of each.
 
         Raises:
             UsageError: They cannot be loaded.
         """
-        dataset = source.load()
-        if self.codec is None:
-            return dataset
-        assert self.config.codec is not None
-        return encoded(dataset, self.codec, Path(self.config.codec).name)
+        images = source.load()
+        dataset = images
+        if self.codec is not None:
+            assert self.config.codec is not None
+            dataset = encoded(images, self.codec, Path(self.config.codec).name)
+        return accompanied(dataset, images, self.config.conditioner, self.place, self.model.device)
+
+    @property
+    def place(self) -> Path:
+        """Where the model's files are: for a model of the Hub, in the Hub's cache."""
+        return self.source or self.folder
 
     @property
     def name(self) -> str:
@@ -137,10 +150,10 @@ def open_run(name: str | Path, *, weights: str | None = None, device: str = "aut
     recipe = load_recipe(str(file)) if file.is_file() else None
     if not isinstance(recipe, Recipe | None):
         raise RunError(f"{file} is the recipe of an autoencoder, but {folder} holds a model of samples; restore it")
-    codec = codec_of(folder)
+    decoder = Decoder.of_model(folder, place)
     # What is made of a model of the Hub belongs here, not into the Hub's cache.
     home = folder if Path(name).is_dir() else Path("runs") / str(name).replace("/", "--")
-    return OpenRun(home, model, model.config, recipe, None if codec is None else codec.to(place))
+    return OpenRun(home, model, model.config, recipe, None if home == folder else folder, decoder)
 
 
 def _part(kind: Any, value: Any, what: str) -> Any:  # Any: a joint's annotated type, and its part

@@ -163,7 +163,7 @@ def tune_solver(
 def _planned(run: OpenRun, way: SamplingSettings, nfe: int) -> list[SamplingSettings]:
     """A way under each plan that fits the network, in as many steps as then cost no more than `nfe` evaluations."""
     found = []
-    macs = denoiser_macs(run.model, cond=conditions_for(run, 1))
+    macs = denoiser_macs(run.model, cond=conditions_for(run, 1)[0])
     for plan in _PLANS:
         try:
             plan.check(run.model.network)

@@ -15,7 +15,7 @@ from suffuse.data import Dataset
 from suffuse.models.codec import Codec, CodecConfig
 from suffuse.networks import Autoencoder, KLAutoencoder
 from suffuse.objectives.autoencoding import Autoencoding
-from suffuse.training.recipe_base import RecipePart, Resolved
+from suffuse.training.recipe_base import Decode, RecipePart, Resolved
 
 __all__ = ["CodecRecipe"]
 
@@ -76,7 +76,7 @@ class CodecRecipe(RecipePart):
         )
 
     @torch.no_grad()
-    def examples(self, model: Codec, dataset: Dataset) -> Tensor:
+    def examples(self, model: Codec, dataset: Dataset, decode: Decode | None) -> Tensor:
         """Images and, each beside its own, what comes back of them."""
         n = min(max(1, self.training.samples // 2), len(dataset))
         images = dataset.batch(permutation(0, "reconstructed", 0, len(dataset))[:n]).x0

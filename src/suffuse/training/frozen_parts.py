@@ -136,10 +136,18 @@ def _copied(frozen: FrozenRun, folder: Path) -> dict[str, object]:
     return {"run": f"{PARTS}/{name}", "weights": None}
 
 
-def content_of(model: Denoiser | Codec) -> str:
-    """Hash of a model's configuration and weights, 16 hexadecimal digits."""
+def content_of(model: Denoiser | Codec, beside: str = "") -> str:
+    """Hash of a model's configuration and weights, 16 hexadecimal digits.
+
+    Args:
+        model: The model.
+        beside: Hash of what belongs to it, such as the denoiser that decodes.
+    """
     assert model.config is not None
-    found = hashlib.sha256(json.dumps(model.config.replace(others=(), weights="raw").dump(), sort_keys=True).encode())
+    plain = model.config.replace(others=(), weights="raw").dump()
+    if plain.get("decoder", "") is None:
+        del plain["decoder"]
+    found = hashlib.sha256(json.dumps(plain, sort_keys=True).encode() + beside.encode())
     for name, tensor in model.state_dict().items():
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

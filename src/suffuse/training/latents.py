@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,19 @@ from suffuse.data import Dataset
 from suffuse.data.cache import ArrayFile, Filled, cached
 from suffuse.metrics import Spread, spread
 from suffuse.models.codec import Codec
-from suffuse.models.pretrained import load_codec, save_model
+from suffuse.models.config import ModelConfig
+from suffuse.models.denoiser import Denoiser
+from suffuse.models.pretrained import load_codec, load_model, read_config, save_model
+from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.objectives.frozen import FrozenRun
 from suffuse.training.frozen_parts import PARTS, content_of, find_codec, is_copy
 from suffuse.training.measured import samples_of, some
+from suffuse.training.run_files import RECIPE_FILE
 
 __all__ = ["CodecRun", "draw_spreads", "encoded", "latents_of", "own_codec", "spreads_of"]
 
+DECODER = "decoder"
+"""Folder, within a run's copy of a compressor, of the denoiser that decodes."""
 _BATCH = 256  # images read at a time
 _NUMBERS = 2_000_000  # of a channel at most whose spread is taken
 
@@ -72,17 +80,44 @@ def own_codec(run: CodecRun, dataset: Dataset, folder: Path, device: torch.devic
         return run
     if run.std is not None:
         _measure(codec.to(device), dataset, run.std)
-    name = f"{PARTS}/{content_of(codec)}"
+    source = find_codec(run, folder)
+    draws = load_model(source, weights=run.weights) if isinstance(read_config(source), ModelConfig) else None
+    told = "" if draws is None else content_of(draws)
+    name = f"{PARTS}/{content_of(codec, told)}"
     if not (folder / name).is_dir():
         files.make_folder(folder / PARTS)
+        decoder = None if draws is None else DECODER
         with files.staged(folder / name) as place:
-            save_model(place, codec.config.replace(others=()), codec.state_dict(), {})
+            save_model(place, codec.config.replace(others=(), decoder=decoder), codec.state_dict(), {})
+            if draws is not None:
+                _copy_decoder(draws, source, place / DECODER)
     return run.replace(run=name, weights=None)
 
 
-def latents_of(run: CodecRun, dataset: Dataset, folder: Path, device: torch.device) -> Dataset:
-    """The latents of a data set by the run's own copy of a codec; arguments as for `own_codec`."""
-    return encoded(dataset, load_codec(folder / run.run).to(device), Path(run.run).name)
+def _copy_decoder(model: Denoiser, source: Path, place: Path) -> None:
+    """A denoiser that decodes, with all that its own sampling needs: recipe, tokenizer, codec."""
+    assert model.config is not None
+    save_model(place, model.config.replace(others=()), model.state_dict(), {})
+    for name in (RECIPE_FILE, TOKENIZER_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, place / name)
+    if model.config.codec is not None:
+        shutil.copytree(source / model.config.codec, place / model.config.codec)
+
+
+def latents_of(
+    run: CodecRun, dataset: Dataset, folder: Path, device: torch.device, *, mirrored: bool = False
+) -> Dataset:
+    """The latents of a data set by the run's own copy of a codec; other arguments as for `own_codec`.
+
+    Args:
+        mirrored: With those of the mirrored images, for training that mirrors half of them.
+    """
+    codec, name = load_codec(folder / run.run).to(device), Path(run.run).name
+    plain = encoded(dataset, codec, name)
+    if not mirrored:
+        return plain
+    return replace(plain, mirrored=encoded(dataset, codec, name, mirrored=True).store)
 
 
 @torch.no_grad()
@@ -109,23 +144,26 @@ def _rounded(values: Tensor) -> Tensor:
     return torch.tensor([float(f"{value:.4g}") for value in values.tolist()])
 
 
-def encoded(dataset: Dataset, codec: Codec, name: str) -> Dataset:
+def encoded(dataset: Dataset, codec: Codec, name: str, *, mirrored: bool = False) -> Dataset:
     """Latents of all images, (N, c, h, w) float32 in a mapped file of the user's cache, with the images' labels.
 
     Args:
         dataset: Images.
         codec: Measured on them.
         name: Hash of the codec's content.
+        mirrored: Of the images mirrored left to right: a mirrored image has other latents than the mirrored ones.
     """
 
     @torch.no_grad()
     def fill(file: ArrayFile) -> Filled:
         for index in torch.split(torch.arange(len(dataset)), _BATCH):
-            for latent in codec.encode(samples_of(dataset, index).to(codec.device)).float().cpu().numpy():
+            images = samples_of(dataset, index).to(codec.device)
+            for latent in codec.encode(images.flip(3) if mirrored else images).float().cpu().numpy():
                 file.add(latent)
         return Filled(dataset.labels, dataset.captions, dataset.classes, dataset.report)
 
-    return cached(None, f"{dataset.name}-latents", {"codec": name, "data": dataset.fingerprint}, fill)
+    key = {"codec": name, "data": dataset.fingerprint, **({"mirrored": True} if mirrored else {})}
+    return cached(None, f"{dataset.name}-latents", key, fill)
 
 
 def spreads_of(dataset: Dataset, what: str) -> tuple[Spread, ...]:

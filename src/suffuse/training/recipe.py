@@ -24,7 +24,7 @@ from suffuse.process.compose import check_process
 from suffuse.sampling import sample
 from suffuse.training.latents import CodecRun
 from suffuse.training.measured import deviation
-from suffuse.training.recipe_base import RecipePart, Resolved
+from suffuse.training.recipe_base import Decode, RecipePart, Resolved
 from suffuse.training.sample_conditions import sample_conditions
 from suffuse.training.settings import SamplingSettings
 
@@ -87,11 +87,6 @@ class Recipe(RecipePart):
             raise UsageError(
                 f"objective {objective.kind!r} takes derivatives through the network, which a compiled one does not "
                 "give; set training.compile=false"
-            )
-        if self.codec is not None and settings.flip:
-            raise UsageError(
-                "training.flip mirrors images, but latents are computed once and a mirrored image has others; set "
-                "training.flip=false"
             )
         times = self.sampling.grid.times(self.path)
         self.sampling.solver.init(torch.zeros(1), times, self.path)
@@ -216,20 +211,22 @@ class Recipe(RecipePart):
             )
         return self.conditioner, []
 
-    def examples(self, model: Denoiser, dataset: Dataset) -> Tensor:
-        """Samples, conditioned as `sample_conditions` does: (n, ...), latents where there is a codec."""
+    def examples(self, model: Denoiser, dataset: Dataset, decode: Decode | None) -> Tensor:
+        """Samples, conditioned as `sample_conditions` does: (n, ...)."""
         assert model.config is not None
         how, n = self.sampling, self.training.samples
+        cond = sample_conditions(model, n, data=lambda: dataset, seed=self.training.seed)
         with nullcontext() if how.plan == NoPlan() else applied(model, how.plan):
-            return sample(
+            made = sample(
                 model,
                 n,
                 shape=model.config.shape,
                 solver=how.solver,
                 grid=how.grid,
                 guidance=how.guidance,
-                cond=sample_conditions(model, n, data=lambda: dataset),
+                cond=cond,
                 seed=self.training.seed,
                 batch=how.batch,
                 precision=self.training.precision,
             ).x
+        return made if decode is None else decode(made, cond)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from suffuse.base.conditions import Conditions
 from suffuse.base.part import Part
 from suffuse.data import Data, Dataset, Loader
 from suffuse.process import CouplingPart, Independent
 from suffuse.training.settings import EvaluationSettings, OptimiserSettings, TrainingSettings
 from suffuse.training.world import World
 
-__all__ = ["RecipePart", "Resolved"]
+__all__ = ["Decode", "RecipePart", "Resolved"]
 
+Decode = Callable[[Tensor, Conditions | None], Tensor]
+"""Latents, and what the model was told -> images."""
 R = TypeVar("R", bound="RecipePart", covariant=True)
 C = TypeVar("C", bound=Part, covariant=True)
 
@@ -100,5 +103,11 @@ class RecipePart(Part, abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def examples(self, model: Any, dataset: Dataset) -> Tensor:  # Any: the recipe's kind of model
-        """What the model does, in pictures or points: `training.samples` of them, (n, ...)."""
+    def examples(self, model: Any, dataset: Dataset, decode: Decode | None) -> Tensor:  # Any: of the recipe's kind
+        """What the model does, in pictures or points: `training.samples` of them, (n, ...).
+
+        Args:
+            model: In evaluation mode.
+            dataset: What it learns from.
+            decode: Images of its latents; None for a model of pixels or points, or of images itself.
+        """

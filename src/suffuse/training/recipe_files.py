@@ -16,7 +16,18 @@ from suffuse.data import data_from
 from suffuse.training.recipe_base import RecipePart
 from suffuse.training.recipes import RECIPES, AnyRecipe
 
-__all__ = ["SHORT", "dump_recipe", "list_recipes", "load_recipe", "merged", "read_recipe_file", "recipe_from"]
+__all__ = [
+    "SHORT",
+    "Tree",
+    "dump_recipe",
+    "dump_tree",
+    "list_recipes",
+    "load_recipe",
+    "merged",
+    "overrides_of",
+    "read_recipe_file",
+    "recipe_from",
+]
 
 # Short overrides that every recipe takes.
 SHORT = {
@@ -136,8 +147,13 @@ def merged(base: Tree, changes: Tree) -> Tree:
     return result
 
 
-def _overrides(pairs: Sequence[str], kind: type[RecipePart]) -> Tree:
-    tree: Tree = {}
+def overrides_of(pairs: Sequence[str], recipe: Tree) -> Tree:
+    """What `key=value` overrides change of a recipe, as plain data.
+
+    Raises:
+        UsageError: No such key, or a value that is no YAML.
+    """
+    kind, tree = _kind(recipe), Tree()
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
@@ -169,7 +185,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
         UsageError: No such recipe, key or value; the nearest right name is offered.
     """
     tree = read_recipe_file(name)
-    return recipe_from(merged(tree, _overrides(overrides, _kind(tree))), owner=f"recipe {name!r}")
+    return recipe_from(merged(tree, overrides_of(overrides, tree)), owner=f"recipe {name!r}")
 
 
 def recipe_from(tree: Mapping[str, Any], owner: str) -> AnyRecipe:  # Any: YAML values
@@ -189,6 +205,8 @@ def recipe_from(tree: Mapping[str, Any], owner: str) -> AnyRecipe:  # Any: YAML 
 
 def _kind(tree: Mapping[str, Any]) -> type[RecipePart]:  # Any: as above
     learns = str(tree.get("learns", "generator"))
+    if learns == "stages":
+        raise UsageError("this recipe has stages, which are recipes themselves; here one recipe is wanted")
     if learns not in RECIPES:
         raise unknown_name("kind of recipe (learns)", learns, RECIPES)
     return RECIPES[learns]
@@ -196,11 +214,16 @@ def _kind(tree: Mapping[str, Any]) -> type[RecipePart]:  # Any: as above
 
 def dump_recipe(recipe: RecipePart) -> str:
     """YAML of a whole recipe, which reads back as an equal one."""
+    return dump_tree(recipe.dump())
+
+
+def dump_tree(tree: Tree) -> str:
+    """YAML of plain data, which reads back as equal ones."""
 
     def plain(value: Any) -> Any:  # Any: YAML values
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
-    text: str = yaml.dump(plain(recipe.dump()), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(plain(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

@@ -19,33 +19,30 @@ from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.hardware import processor
 from suffuse.data import Dataset, contact_sheet, save_picture, to_uint8
-from suffuse.models.codec import Codec
 from suffuse.models.config import ModelConfig
-from suffuse.models.denoiser import Denoiser
-from suffuse.models.pretrained import load_codec, save_model
+from suffuse.models.pretrained import save_model
+from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
-from suffuse.training.frozen_parts import PARTS, embedded, kept, located, start_from
+from suffuse.training.decoding import Decoder
+from suffuse.training.first_stages import begun
+from suffuse.training.frozen_parts import PARTS, embedded, kept, located
 from suffuse.training.handed import objective_of
-from suffuse.training.latents import draw_spreads, latents_of, own_codec, spreads_of
+from suffuse.training.loading import loaded
 from suffuse.training.lock import RunLock
 from suffuse.training.metrics_log import MetricsLog
 from suffuse.training.optimiser import learning_rate
-from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_base import RecipePart
 from suffuse.training.recipe_files import dump_recipe, load_recipe
 from suffuse.training.recipes import AnyRecipe, AnyResolved
+from suffuse.training.run_files import CHECKPOINTS, LATENTS_PICTURE, RECIPE_FILE, STAGE_FILE, STAGES, STAGES_FILE
 from suffuse.training.settings import TrainingSettings
 from suffuse.training.signals import Stop, Stopped
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World, joined
 
 __all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "train"]
-
-RECIPE_FILE = "recipe.yaml"
-CHECKPOINTS = "checkpoints"
-LATENTS_PICTURE = "latents.png"
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,12 @@ class Watcher:
     Attributes:
         note: Called with a sentence about something chosen or noticed.
         progress: Called after every step with (steps taken, steps altogether, numbers of the last report).
+        begins: Called when a stage begins, with which of how many it is; never for a recipe without stages.
     """
 
     note: Callable[[str], None] = field(default=lambda text: None)
     progress: Callable[[int, int, dict[str, float]], None] = field(default=lambda step, total, numbers: None)
+    begins: Callable[[str], None] = field(default=lambda text: None)
 
 
 def check_recipe(recipe: AnyRecipe) -> None:
@@ -117,7 +116,7 @@ def train(recipe: AnyRecipe, name: str, *, resume: bool = False, watcher: Watche
                     recipe = kept(recipe, load_recipe(str(folder / RECIPE_FILE)))
                 asked = recipe
                 whole = world.first_alone(lambda: embedded(asked, folder), "copy the frozen models")
-                resolved, dataset = _load(whole or embedded(asked, folder), folder, world, watcher)
+                resolved, dataset = loaded(whole or embedded(asked, folder), folder, world, watcher.note)
                 resolved = _timed(resolved, dataset, folder, world, watcher, resume=resume)
                 found = find_latest(folder / CHECKPOINTS)  # of a run that is resumed
                 session = _Session(resolved, dataset, folder, world, stop, watcher, fresh=found.path is None)
@@ -146,52 +145,10 @@ def _claim(folder: Path, resume: bool) -> None:
             raise UsageError(f"there is no run to resume in {folder}; leave --resume out, or correct out=")
         return
     # A run that failed before its first line has left copies of its frozen models, which the next one uses.
-    begun = {".lock", PARTS, LATENTS_PICTURE}
+    begun = {".lock", PARTS, LATENTS_PICTURE, TOKENIZER_FILE, STAGES, STAGES_FILE, STAGE_FILE}
     if folder.exists() and (not folder.is_dir() or any(entry.name not in begun for entry in folder.iterdir())):
         raise UsageError(f"{folder} exists already; add --resume to go on with it, or choose another out=")
     files.make_folder(folder)
-
-
-def _load(recipe: AnyRecipe, folder: Path, world: World, watcher: Watcher) -> tuple[AnyResolved, Dataset]:
-    """Read the data (the first process fills the caches for the others) and let them decide what is open."""
-    read = world.first_alone(recipe.data.load, "read the data")
-    dataset = recipe.data.load() if read is None else read
-    if world.first:
-        for line in dataset.report.lines():
-            watcher.note(line)
-    if isinstance(recipe, Recipe) and recipe.codec is not None:
-        codec, images = recipe.codec, dataset
-        made = world.first_alone(lambda: own_codec(codec, images, folder, world.device), "measure the codec")
-        own = world.from_first(made)
-        world.first_alone(lambda: latents_of(own, images, folder, world.device), "encode the images")
-        dataset = latents_of(own, images, folder, world.device)
-        recipe = recipe.replace(codec=own)
-        if world.first and not (folder / LATENTS_PICTURE).is_file():
-            _tell_spread(images, dataset, folder, watcher)
-    resolved = recipe.resolve(dataset)
-    if world.first:
-        for line in (*resolved.notes, *_remarks(resolved.recipe, world)):
-            watcher.note(line)
-    return resolved, dataset
-
-
-def _remarks(recipe: AnyRecipe, world: World) -> tuple[str, ...]:
-    """What a user should know of parts that depend on a process's share of the batch."""
-    if not isinstance(recipe, Recipe) or isinstance(recipe.conditioner, str):
-        return ()
-    said = recipe.coupling.remark(recipe.training.batch // world.size, recipe.conditioner.label_count)
-    return () if said is None else (said,)
-
-
-def _tell_spread(images: Dataset, latents: Dataset, folder: Path, watcher: Watcher) -> None:
-    """Say how the latents spread beside the pixels, and draw it."""
-    found = (*spreads_of(images, "pixels"), *spreads_of(latents, "latent"))
-    for item in found:
-        watcher.note(
-            f"{item.name}: {item.outside:.2%} beyond the outer fences {item.fences[0]:.3g} and {item.fences[1]:.3g}, "
-            f"the furthest {item.furthest:.1f} deviations from the mean"
-        )
-    draw_spreads(found, folder / LATENTS_PICTURE)
 
 
 def _timed(
@@ -232,15 +189,13 @@ class _Session:
         self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
         self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
         self.model = self.config.build(seed=self.settings.seed)
-        if fresh and isinstance(recipe, Recipe) and recipe.init is not None:
-            assert isinstance(self.model, Denoiser)
-            said = start_from(self.model, recipe.init)
-            if world.first:
-                watcher.note(said)
+        said = begun(self.model, recipe, dataset) if fresh else ()
+        for line in said if world.first else ():
+            watcher.note(line)
         objective = objective_of(located(recipe, folder), dataset, world)
         self.trainer = Trainer(self.model, objective, self.settings, recipe.optimiser, world)
         self.loader = recipe.loader(dataset, world)
-        self.codec: Codec | None = None  # loaded when the first sheet is drawn
+        self.decoder: Decoder | None = None  # loaded when the first sheet is drawn
         self.meter = _Meter(self.settings.batch)
         self.report: dict[str, Tensor] = {}
         self.remarked: set[str] = set()
@@ -354,11 +309,9 @@ class _Session:
         shadow = copy.deepcopy(self.model)
         shadow.load_state_dict(self.trainer.ema.weights(self.trainer.ema.names[0]))
         recipe: RecipePart = self.recipe
-        made = recipe.examples(shadow.eval(), self.dataset)
-        if isinstance(self.config, ModelConfig) and self.config.codec is not None:
-            if self.codec is None:
-                self.codec = load_codec(self.folder / self.config.codec).to(self.world.device)
-            made = self.codec.decode(made)
+        if self.decoder is None and isinstance(self.config, ModelConfig) and self.config.codec is not None:
+            self.decoder = Decoder.open(self.folder / self.config.codec, self.world.device)
+        made = recipe.examples(shadow.eval(), self.dataset, None if self.decoder is None else self.decoder.decode)
         if made.ndim == 4:
             files.make_folder(self.folder / "samples")
             path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"

@@ -7,6 +7,7 @@ from typing import Annotated
 from suffuse.base.part import Joint
 from suffuse.networks.autoencoders.base import AutoencoderNetwork, AutoencoderPart
 from suffuse.networks.autoencoders.codebook import Codebook, CodebookSettings, Quantised
+from suffuse.networks.autoencoders.compressor import Compressor
 from suffuse.networks.autoencoders.convnext import ConvNeXtAutoencoder
 from suffuse.networks.autoencoders.kl import KLAutoencoder
 from suffuse.networks.autoencoders.tiny import TinyAutoencoder
@@ -19,6 +20,7 @@ __all__ = [
     "AutoencoderPart",
     "Codebook",
     "CodebookSettings",
+    "Compressor",
     "ConvNeXtAutoencoder",
     "KLAutoencoder",
     "Quantised",
@@ -29,5 +31,5 @@ __all__ = [
 
 Autoencoder = Annotated[
     AutoencoderPart,
-    Joint("autoencoder", KLAutoencoder, VQAutoencoder, ConvNeXtAutoencoder, VectorVAE, TinyAutoencoder),
+    Joint("autoencoder", KLAutoencoder, VQAutoencoder, ConvNeXtAutoencoder, VectorVAE, TinyAutoencoder, Compressor),
 ]

@@ -31,8 +31,15 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, tokens: Tokens | None = None, layer: str = "") -> Tensor:
-        """Attend among the tokens of each sample; with `tokens`, from these to all that the memory has of the layer."""
+    def forward(self, x: Tensor, tokens: Tokens | None = None, layer: str = "", mask: Tensor | None = None) -> Tensor:
+        """Attend among the tokens of each sample; with `tokens`, from these to all that the memory has of the layer.
+
+        Args:
+            x: (B, N, D).
+            tokens: Which tokens x has, and what is known of the others; None for all.
+            layer: Name of the layer in the memory.
+            mask: Which tokens may be attended to, (B, 1, 1, N) bool; None for all.
+        """
         B, N, D = x.shape
         heads = (self.heads, D // self.heads)
         if tokens is None:
@@ -42,7 +49,7 @@ class SelfAttention(nn.Module):
             kv_BMD = tokens.memory.recovered(layer, kv_BND, tokens.index)
             q_BHND = q_BND.view(B, N, *heads).transpose(1, 2)
             k_BHND, v_BHND = kv_BMD.view(B, kv_BMD.shape[1], 2, *heads).permute(2, 0, 3, 1, 4).unbind()
-        mixed_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+        mixed_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, attn_mask=mask)
         value: Tensor = self.out(mixed_BHND.transpose(1, 2).reshape(B, N, D))
         return value
 

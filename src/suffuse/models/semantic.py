@@ -1,0 +1,124 @@
+"""Semantic code: a denoiser of fine latents is told what the image is by a small code, beside its text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from suffuse.base.conditions import Conditions, Embedding
+from suffuse.base.errors import UsageError
+from suffuse.base.part import Joint
+from suffuse.models.conditioner import Conditioner, ConditionerPart, NoCondition
+from suffuse.models.frozen_text import FrozenText
+from suffuse.models.text import Text, TextPart
+from suffuse.networks.autoencoders import Compressor
+from suffuse.networks.part import seeded
+from suffuse.process.corruption import Corruption
+
+__all__ = ["CODE", "IMAGE", "Semantic"]
+
+IMAGE, CODE = "image", "code"
+
+
+class _Semantic(Conditioner):
+    place: Tensor
+
+    def __init__(self, part: Semantic, width: int) -> None:
+        super().__init__()
+        self.part = part
+        text = part.reader.build(width)
+        self.text = text if text.reads else None
+        self.compressor = part.compressor.build(part.image_shape, seed=part.compressor.latent_channels)
+        self.reads = (IMAGE, CODE, *text.reads)
+        self.code_shape = part.compressor.latent_shape(part.image_shape)
+        # The compressor may be all that has weights, and it may be frozen: an empty buffer tells the device.
+        self.register_buffer("place", torch.empty(0), persistent=False)
+
+    def check(self, cond: Conditions) -> None:
+        """Raise a `UsageError` for codes or images of another shape, and for what the text does not know."""
+        for name, wanted in ((CODE, self.code_shape), (IMAGE, self.part.image_shape)):
+            if name in cond.values and tuple(cond.values[name].shape[1:]) != wanted:
+                raise UsageError(
+                    f"condition {name!r} has shape {tuple(cond.values[name].shape[1:])}, but this model takes {wanted}"
+                )
+        if self.text is not None:
+            self.text.check(cond)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The code of images in [-1, 1], (B, C, H, W) -> (B, c, h, w)."""
+        return self.compressor.moments(images)[0]
+
+    def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
+        """The code as a map, zeros where there is none, beside the text's tokens."""
+        told = Embedding() if self.text is None else self.text(cond, batch, seeds)
+        return Embedding(told.vector, told.tokens, told.tokens_mask, self._code(cond, batch, seeds))
+
+    def _code(self, cond: Conditions, batch: int, seeds: Tensor | None) -> Tensor:
+        if CODE in cond.values:
+            code, present = cond.values[CODE], cond.present[CODE]
+        elif IMAGE in cond.values:
+            code, present = self.encode(cond.values[IMAGE]), cond.present[IMAGE]
+        else:
+            return torch.zeros(batch, *self.code_shape, device=self.place.device)
+        if seeds is not None and self.training:
+            code, _ = self.part.corruption.of(code, seeds)
+        return code.where(present[:, None, None, None], torch.zeros_like(code))
+
+
+class Semantic(ConditionerPart):
+    """A code of the image by a compressor that is trained along, and text.
+
+    It reads `image` in training (the picture behind the latent that is denoised) or a `code` in sampling. Codes are
+    corrupted in training; absent ones are zeros.
+
+    Source: pernias2024wuerstchen, Section 3 (stage B).
+
+    Attributes:
+        compressor: Encodes images.
+        corruption: Of codes in training; of unit variance, which a compressor without `affine` gives.
+        reader: How captions are read; `none` for no text.
+        image_shape: Of the pictures, (C, H, W), which is filled in.
+    """
+
+    kind: Literal["semantic"] = "semantic"
+    compressor: Compressor = Compressor()
+    corruption: Corruption = Corruption()
+    reader: Annotated[ConditionerPart, Joint("reader", NoCondition, Text, FrozenText)] = NoCondition()
+    image_shape: tuple[int, ...] = Field(default=(3, 64, 64), min_length=3, max_length=3)
+
+    @property
+    def text(self) -> TextPart | None:
+        """The reader."""
+        return self.reader.text
+
+    @property
+    def token_width(self) -> int:
+        """The reader's."""
+        return self.reader.token_width
+
+    @property
+    def map_channels(self) -> int:
+        """Of the code."""
+        return self.compressor.latent_channels
+
+    @property
+    def sees_images(self) -> bool:
+        """The pictures behind the latents."""
+        return True
+
+    def reading(self, text: TextPart) -> Self:
+        """This with another reader."""
+        return self.replace(reader=text)
+
+    def seeing(self, shape: tuple[int, ...]) -> Self:
+        """This for pictures of one shape; a compressor that cannot encode them is refused."""
+        self.compressor.latent_shape(shape)
+        return self.replace(image_shape=shape)
+
+    def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
+        """Compressor and reader; equal configurations have equal weights."""
+        with seeded(0):
+            return _Semantic(self, width)

@@ -1,0 +1,168 @@
+"""Companions of the data that a conditioner reads: captions as its tokens or states, pictures behind latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from suffuse.base.errors import UsageError
+from suffuse.data import Dataset
+from suffuse.data.cache import ArrayFile, Filled, cached
+from suffuse.data.companion import Companion
+from suffuse.data.report import DataReport
+from suffuse.models.conditioner import ConditionerPart
+from suffuse.models.frozen_text import LENGTH, FrozenText
+from suffuse.models.semantic import IMAGE
+from suffuse.models.text import CAPTION, Text, TextPart
+from suffuse.models.tokenizer import TOKENIZER_FILE, Tokenizer
+from suffuse.training.first_stages import with_first_stage
+
+__all__ = ["CaptionReader", "accompanied", "settled"]
+
+_SHOWN = 3
+
+
+def settled(conditioner: ConditionerPart, images: Dataset, folder: Path, device: torch.device) -> ConditionerPart:
+    """The conditioner with what the data decide about it: tokenizer, width of a text model, size of pictures.
+
+    Args:
+        conditioner: As the recipe has it.
+        images: The data as they came, before any codec.
+        folder: Of the run; a tokenizer is made from the captions and kept there, unless there is one.
+        device: Where a text model runs.
+
+    Raises:
+        UsageError: It reads captions and the data have none, or a text model that cannot be used.
+    """
+    text = conditioner.text
+    if text is not None:
+        if images.captions is None:
+            raise UsageError(
+                f"conditioner {conditioner.kind!r} reads captions, but data {images.name!r} have none; choose data "
+                "that do (a metadata.jsonl with `text` beside the pictures), or conditioner=none"
+            )
+        conditioner = conditioner.reading(_settled_text(text, images.captions, folder, device))
+    conditioner = with_first_stage(conditioner, images)
+    return conditioner.seeing(images.shape) if conditioner.sees_images else conditioner
+
+
+def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, device: torch.device) -> TextPart:
+    if isinstance(text, Text):
+        if (folder / TOKENIZER_FILE).is_file():
+            tokenizer = Tokenizer.read(folder, text.tokenizer)
+        else:
+            tokenizer = Tokenizer.trained(captions, text.most)
+            if text.tokenizer not in ("", tokenizer.hash):
+                raise UsageError(
+                    f"conditioner.tokenizer is {text.tokenizer}, but these captions make {tokenizer.hash}: put that "
+                    f"{TOKENIZER_FILE} into {folder}, or leave conditioner.tokenizer out"
+                )
+            tokenizer.save(folder)
+        return text.replace(vocabulary=tokenizer.size, tokenizer=tokenizer.hash)
+    assert isinstance(text, FrozenText)
+    model = text.opened(device)
+    return text.replace(width=model.width, hash=model.hash)
+
+
+@dataclass(frozen=True)
+class CaptionReader:
+    """Captions to what a conditioner reads of them.
+
+    Attributes:
+        text: The part that reads them, settled.
+        folder: Where its tokenizer is.
+        device: Where a text model runs.
+    """
+
+    text: TextPart
+    folder: Path
+    device: torch.device
+
+    def companions(self, captions: tuple[str, ...], note: Callable[[str], None]) -> dict[str, Companion]:
+        """Conditions by name, each caption read once; an empty caption is none.
+
+        Args:
+            captions: One a sample.
+            note: Told of captions that are empty or were cut.
+        """
+        unique = tuple(dict.fromkeys(captions))
+        places = {caption: place for place, caption in enumerate(unique)}
+        rows = np.array([places[caption] for caption in captions], np.int64)
+        present = np.array([bool(caption.strip()) for caption in captions])
+        if not present.all():
+            note(f"{(~present).sum()} of {len(captions)} captions are empty: those samples are trained without text")
+        tables, cut = self._tables(unique)
+        if cut:
+            shown = ", ".join(repr(unique[place][:60]) for place in cut[:_SHOWN])
+            note(
+                f"{len(cut)} of {len(unique)} captions are longer than {self.text.length} tokens and lose their end "
+                f"({shown}); raise conditioner.length to keep them whole"
+            )
+        mask = None if present.all() else present
+        return {name: Companion(table, rows, mask) for name, table in tables.items()}
+
+    def _tables(self, unique: tuple[str, ...]) -> tuple[dict[str, NDArray[np.generic]], tuple[int, ...]]:
+        """What is read of different captions, by name, and the places of those that were cut."""
+        if isinstance(self.text, Text):
+            found = Tokenizer.read(self.folder, self.text.tokenizer).encode(unique, self.text.length)
+            return {CAPTION: found.ids}, found.cut
+        assert isinstance(self.text, FrozenText)
+        return self._states(self.text, unique)
+
+    def _states(
+        self, text: FrozenText, unique: tuple[str, ...]
+    ) -> tuple[dict[str, NDArray[np.generic]], tuple[int, ...]]:
+        """States of a frozen text model in a mapped file of the user's cache."""
+
+        def fill(file: ArrayFile) -> Filled:
+            lengths: list[int] = []
+            cut: list[int] = []
+            for states, counts, some in text.opened(self.device).encode(unique, text.length):
+                for state in states.numpy():
+                    file.add(state[None])
+                lengths += counts.tolist()
+                cut += some
+            # The counts travel as the labels of the cached file, the cut ones as its notes.
+            report = DataReport(read=len(unique), notes=tuple(str(place) for place in cut))
+            classes = tuple(str(n) for n in range(text.length + 1))
+            return Filled(np.array(lengths, np.int64), None, classes, report)
+
+        key = {"text": text.hash, "layer": text.layer, "length": text.length, "captions": unique}
+        made = cached(None, "captions", key, fill)
+        assert made.labels is not None
+        cut = tuple(int(note) for note in made.report.notes if note.isdecimal())
+        return {CAPTION: made.store[:, 0], LENGTH: made.labels}, cut
+
+
+def accompanied(
+    dataset: Dataset,
+    images: Dataset,
+    conditioner: ConditionerPart,
+    folder: Path,
+    device: torch.device,
+    note: Callable[[str], None] = lambda text: None,
+) -> Dataset:
+    """A data set with the conditions that a conditioner reads beside the label.
+
+    Args:
+        dataset: What the model learns: images, or latents of them.
+        images: The data as they came.
+        conditioner: Settled.
+        folder: Of the run.
+        device: Where a text model runs.
+        note: Told what a user should know of the captions.
+    """
+    text = conditioner.text
+    if text is not None:
+        if images.captions is None:
+            raise UsageError(f"data {images.name!r} have no captions, which this model reads; choose data that do")
+        dataset = dataset.beside(**CaptionReader(text, folder, device).companions(images.captions, note))
+    if conditioner.sees_images:
+        rows = np.arange(len(images)) if images.rows is None else images.rows
+        dataset = dataset.beside(**{IMAGE: Companion(images.store, rows)})
+    return dataset

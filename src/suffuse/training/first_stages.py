@@ -1,0 +1,75 @@
+"""What a fresh model starts from: weights of a finished run, a finished autoencoder whose image it refines."""
+
+from __future__ import annotations
+
+import torch
+
+from suffuse.base.errors import RunError, UsageError
+from suffuse.base.randomness import keys
+from suffuse.base.weights import load_weights
+from suffuse.data import Dataset
+from suffuse.models.codec import Codec
+from suffuse.models.conditioner import ConditionerPart
+from suffuse.models.denoiser import Denoiser
+from suffuse.models.pretrained import load_codec
+from suffuse.models.reconstruction import Reconstruction, ReconstructionConditioner
+from suffuse.training.frozen_parts import start_from
+from suffuse.training.measured import samples_of, some
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipes import AnyRecipe
+
+__all__ = ["begun", "with_first_stage"]
+
+
+def with_first_stage(conditioner: ConditionerPart, images: Dataset) -> ConditionerPart:
+    """The conditioner with its first stage's network filled in.
+
+    Raises:
+        UsageError: No such autoencoder, or one for other images.
+    """
+    if not isinstance(conditioner, Reconstruction):
+        return conditioner
+    codec = _opened(conditioner)
+    assert codec.config is not None
+    if codec.config.shape != images.shape:
+        raise UsageError(
+            f"conditioner.run {conditioner.run} encodes images of {codec.config.shape}, but the data have "
+            f"{images.shape}; train the autoencoder on the same data"
+        )
+    return conditioner.replace(network=codec.config.network)
+
+
+def _opened(conditioner: Reconstruction) -> Codec:
+    try:
+        return load_codec(conditioner.run, weights=conditioner.weights)
+    except (UsageError, RunError) as error:
+        raise UsageError(
+            f"conditioner.run {conditioner.run!r} cannot be opened ({error}); train an autoencoder first, such as "
+            "suffuse train digits-vae, and name its run"
+        ) from None
+
+
+def begun(model: Denoiser | Codec, recipe: AnyRecipe, dataset: Dataset) -> tuple[str, ...]:
+    """Give a fresh model the weights that its recipe starts from; sentences about it.
+
+    Raises:
+        UsageError: Another architecture, or weights that would mean something else.
+    """
+    if not isinstance(recipe, Recipe) or not isinstance(model, Denoiser):
+        return ()
+    said = () if recipe.init is None else (start_from(model, recipe.init),)
+    if isinstance(recipe.conditioner, Reconstruction):
+        assert isinstance(model.conditioner, ReconstructionConditioner)
+        _begin_first_stage(model.conditioner, recipe.conditioner, dataset)
+    return said
+
+
+@torch.no_grad()
+def _begin_first_stage(live: ReconstructionConditioner, part: Reconstruction, dataset: Dataset) -> None:
+    """The weights of the autoencoder, and a density fitted to its latents of the data."""
+    load_weights(live.first, _opened(part).network.state_dict(), owner=f"the run {part.run}")
+    found = []
+    for index in some(dataset):
+        seeds = keys(0, "density", 0, index)
+        found.append(live.latents(samples_of(dataset, index), seeds).flatten(1))
+    live.density.fit(torch.cat(found))

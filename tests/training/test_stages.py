@@ -1,0 +1,177 @@
+"""Stages: each a run of its own, skipped when nothing changed, refused when something did, resumed where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from suffuse.base.errors import UsageError
+from suffuse.tasks.generate import Asked, generate
+from suffuse.tasks.runs import open_run
+from suffuse.training.recipe_files import load_recipe
+from suffuse.training.run import Watcher
+from suffuse.training.signals import Stopped
+from suffuse.training.stages import Staged, has_stages, load_stages, train_stages
+
+TREE: dict[str, Any] = {
+    "learns": "stages",
+    "about": "two tiny stages",
+    "data": {"kind": "shapes", "size": 8, "count": 40},
+    "training": {"batch": 4, "ema": [100], "device": "cpu", "checkpoint_every": 2},
+    "stages": {
+        "squeeze": {
+            "learns": "codec",
+            "network": {
+                "kind": "kl",
+                "channels": 4,
+                "multipliers": [1, 2],
+                "blocks": 1,
+                "latent_channels": 2,
+                "groups": 2,
+                "attention": False,
+            },
+            "training": {"steps": 4},
+        },
+        "draw": {
+            "codec": {"run": "stage:squeeze", "std": 1.0},
+            "network": {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
+            "path": "flow",
+            "prediction": "flow",
+            "conditioner": {"kind": "text", "width": 8, "depth": 1, "heads": 2, "length": 6, "most": 300},
+            "training": {"steps": 5},
+            "sampling": {"solver": "ddim", "grid": {"kind": "uniform", "steps": 2}},
+        },
+    },
+}
+Make = Callable[..., Staged]
+
+
+@pytest.fixture
+def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """staged("name", "stages.draw.training.steps=6", ...) -> the tiny recipe with overrides, its run in that folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.dump(TREE, sort_keys=False))
+
+    def make(name: str = "run", *overrides: str) -> Staged:
+        return load_stages(str(file), [f"out={tmp_path / name}", *overrides])
+
+    return make
+
+
+def heard(staged: Staged, *, resume: bool = False) -> list[str]:
+    """Train; all that was said of stages."""
+    said: list[str] = []
+    train_stages(staged, "tiny", resume=resume, watcher=Watcher(note=said.append, begins=said.append))
+    return [line for line in said if line.startswith("stage")]
+
+
+def test_the_run_is_its_last_stage_and_a_whole_pipeline(staged: Make, tmp_path: Path) -> None:
+    assert heard(staged()) == ["stage 1 of 2, squeeze", "stage 2 of 2, draw"]
+    shutil.rmtree(tmp_path / "run" / "stages"), "nothing of them is needed"
+    moved = shutil.move(tmp_path / "run", tmp_path / "moved")
+    run = open_run(moved)
+    made = generate(run, 3, run.sampling, asked=Asked(prompts=("a red circle",)))
+    assert made.x.shape == (3, 3, 8, 8)
+    assert made.captions == ("a red circle",) * 3
+    told = generate(run, 3, run.sampling)
+    captions = load_recipe(str(Path(moved) / "recipe.yaml")).data.load().captions
+    assert captions is not None
+    assert told.captions == captions[:3], "without prompts it draws what its data say"
+
+
+def test_finished_stages_are_left_as_they_are(staged: Make, tmp_path: Path) -> None:
+    heard(staged())
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert heard(staged(), resume=True) == [
+        "stage 1 of 2, squeeze: finished before",
+        "stage 2 of 2, draw: finished before",
+    ]
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+    again = load_stages(str(tmp_path / "run" / "stages.yaml"), [f"out={tmp_path / 'run'}"])
+    assert heard(again, resume=True)[1].endswith("finished before"), "its own file says the same"
+
+
+@pytest.mark.parametrize("where", ["squeeze", "draw"])
+def test_killed_in_any_stage_it_goes_on_to_the_same_end(staged: Make, tmp_path: Path, where: str) -> None:
+    heard(staged("whole"))
+    names: list[str] = []
+
+    def stop(step: int, total: int, numbers: dict[str, float]) -> None:
+        if names[-1].endswith(where) and step == 3:
+            raise Stopped(15)
+
+    watcher = Watcher(begins=names.append, progress=stop)
+    with pytest.raises(Stopped):
+        train_stages(staged("cut"), "tiny", watcher=watcher)
+    heard(staged("cut"), resume=True)
+    both = [open_run(tmp_path / name) for name in ("whole", "cut")]
+    for one, two in zip(both[0].model.state_dict().values(), both[1].model.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_changed_stage_makes_the_later_ones_stale_and_is_named(staged: Make, tmp_path: Path) -> None:
+    heard(staged())
+    with pytest.raises(UsageError, match=r"stage 'squeeze' .* so that 'squeeze', 'draw' would be stale"):
+        heard(staged("run", "stages.squeeze.training.steps=6"), resume=True)
+    with pytest.raises(UsageError, match=r"stage 'draw' .* so that 'draw' would be stale"):
+        heard(staged("run", "stages.draw.training.steps=6"), resume=True)
+    with pytest.raises(UsageError, match="stage 'squeeze'"):
+        heard(staged("run", "data.count=41"), resume=True)
+    shutil.copyfile(tmp_path / "run" / "model.safetensors", tmp_path / "run" / "stages/squeeze/model.safetensors")
+    with pytest.raises(UsageError, match="stage 'squeeze'"):
+        heard(staged(), resume=True)
+
+
+def test_overrides_are_for_all_stages_or_for_one(staged: Make) -> None:
+    found = staged("run", "steps=7", "stages.draw.training.batch=2", "size=16")
+    assert [(r.training.steps, r.training.batch) for r in found.stages.values()] == [(7, 4), (7, 2)]
+    assert {r.data.dump()["size"] for r in found.stages.values()} == {16}
+    with pytest.raises(UsageError, match=r"stage 'drew' does not exist.*did you mean 'draw'"):
+        staged("run", "stages.drew.training.steps=3")
+    with pytest.raises(UsageError, match=r"names no key of the stage; write stages\.draw\.training\.steps=200"):
+        staged("run", "stages.draw=3")
+
+
+def test_a_stage_builds_on_one_before_it(tmp_path: Path) -> None:
+    def load(**codecs: str) -> Staged:
+        tree = json.loads(json.dumps(TREE))
+        tree["stages"]["draw"]["codec"]["run"] = codecs["draw"]
+        file = tmp_path / "wrong.yaml"
+        file.write_text(yaml.dump(tree, sort_keys=False))
+        return load_stages(str(file))
+
+    with pytest.raises(UsageError, match="stage 'draw' builds on 'draw', which is not before it"):
+        load(draw="stage:draw")
+    with pytest.raises(UsageError, match="stage 'draw' builds on 'squeze'; did you mean 'squeeze'"):
+        load(draw="stage:squeze")
+
+
+def test_a_folder_that_is_there_is_not_overwritten(staged: Make, tmp_path: Path) -> None:
+    heard(staged())
+    with pytest.raises(UsageError, match="exists already; add --resume"):
+        heard(staged())
+    with pytest.raises(UsageError, match="no run with stages to resume"):
+        heard(staged("elsewhere"), resume=True)
+    wrong = staged("other", "stages.draw.conditioner=none", "stages.draw.sampling.guidance={kind: cfg, scale: 2}")
+    with pytest.raises(UsageError, match=r"stage 'draw': .*needs a conditional model"):
+        train_stages(replace(wrong, out=str(tmp_path / "other")), "x")
+    assert has_stages(str(tmp_path / "tiny.yaml"))
+    with pytest.raises(UsageError, match="this recipe has stages"):
+        load_recipe(str(tmp_path / "tiny.yaml"))
+
+
+def test_captions_that_are_missing_empty_or_long_are_told(staged: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="reads captions, but data 'digits' have none"):
+        heard(staged("digits", "data=digits"))
+    said: list[str] = []
+    train_stages(staged("long", "stages.draw.conditioner.length=2"), "x", watcher=Watcher(note=said.append))
+    assert any("captions are longer than 2 tokens and lose their end ('a" in line for line in said)
