@@ -236,6 +236,20 @@ def test_the_discriminators_turn_leaves_the_model_alone() -> None:
     assert all(p.grad is not None for p in objective.discriminator.parameters())
 
 
+def test_latents_are_counted_in_the_models_turn_alone() -> None:
+    model, objective = contested("vq")
+    played(model, objective, "discriminator", 5)
+    assert list(objective.gathered(model)) == []
+    played(model, objective, "model", 5)
+    (counted,) = objective.gathered(model)
+    assert counted[:, 0].sum() == 4 * 6 * 6  # all latents of the batch
+    model.eval()
+    played(model, objective, "model", 5)
+    assert torch.equal(objective.gathered(model)[0], counted)
+    assert objective.after_step(model, Progress(5, 10)).keys() == {"codebook_usage", "codebook_perplexity"}
+    assert list(objective.gathered(model)) == []
+
+
 def test_a_discriminator_of_groups_sees_each_image_alone_and_one_of_batches_does_not() -> None:
     for norm, alone in (("group", True), ("batch", False)):
         network = PatchDiscriminator(width=8, layers=2, norm=norm).build(1).train()

@@ -101,6 +101,24 @@ def test_each_turn_is_a_step_of_its_own() -> None:
     torch.testing.assert_close(dict(trainer.named), dict(by_hand.named))
 
 
+def test_whose_turn_it_is_not_has_frozen_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, loader = trainer_of(recipe_of(objective={"adversarial": {"start": 0}}))
+    seen: list[tuple[str, ...]] = []
+    real = trainer.objective
+
+    class Watched(torch.nn.Module):
+        players = real.players  # type: ignore[attr-defined]  # it is the contested one
+
+        def __call__(self, model: Any, batch: Any, progress: Any, noise: Any, player: str = "model") -> Any:
+            free = [each.name for each in trainer.players for p in each.named.values() if p.requires_grad]
+            seen.append((player, *sorted(set(free))))
+            return real(model, batch, progress, noise, player)
+
+    monkeypatch.setattr(trainer, "objective", Watched())
+    step(trainer, loader)
+    assert seen == [("model", "model"), ("discriminator", "discriminator")]
+
+
 def test_frozen_weights_thaw_even_after_a_failure() -> None:
     trainer, loader = trainer_of(recipe_of(objective={"adversarial": {"start": 0}}))
     trainer.model.network.last_layer.data.fill_(float("nan"))
