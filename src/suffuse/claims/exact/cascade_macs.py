@@ -27,8 +27,8 @@ class CascadeMacs(ExactPart):
     times that (a backward pass costs two forward ones); sampling, of all evaluations of an image, in 10**12.
 
     Attributes:
-        network: `prior` and `decoder` are Wuerstchen's stages C and B as released, `both` is what they come to together,
-            with 12 evaluations of B; `rival` has Stable Diffusion 2.1's shape.
+        network: `prior` and `decoder` are Wuerstchen's stages C and B as released, `both` is what they come to
+            together, with 12 evaluations of B; `rival` has Stable Diffusion 2.1's shape.
         side: Of the image, in pixels.
         evaluations: Of the network for one image, halves of guidance included.
     """
