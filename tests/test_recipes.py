@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -49,14 +50,16 @@ def shape_of(recipe: AnyRecipe, before: Recipes) -> tuple[int, ...]:
 
 
 def made_data(recipe: AnyRecipe, before: Recipes | None = None) -> Dataset:
-    """Black and white pictures in the shape of the recipe's data, or latents of the right shape, with ten classes."""
+    """Black and white pictures in the shape of the recipe's data, or latents of the right shape, with ten classes or more."""
     if "size" not in recipe.data.dump():  # points, which are made on the spot
         return recipe.data.load()
     shape = shape_of(recipe, before or {})
     latents = isinstance(recipe, Recipe) and recipe.codec is not None
     values = np.zeros((10, *shape), np.float32) if latents else np.zeros((10, *shape[1:], shape[0]), np.uint8)
     values[::2] = 1 if latents else 255
-    labels, classes = np.arange(10), [str(number) for number in range(10)]
+    told = recipe.conditioner if isinstance(recipe, Recipe) else "none"
+    count = 0 if isinstance(told, str) else told.label_count
+    labels, classes = np.arange(10), [str(number) for number in range(count or 10)]
     captions = [f"number {number}" for number in labels]
     return Dataset.of("made", values, labels=labels, classes=classes, captions=captions, latents=latents)
 
@@ -67,6 +70,13 @@ def seen(recipe: AnyRecipe, before: Recipes) -> AnyRecipe:
         return recipe
     pictures = shape_of(recipe.replace(codec=None), before)
     return recipe.replace(conditioner=recipe.conditioner.seeing(pictures))
+
+
+def buildable(recipe: Recipe) -> bool:
+    """Whether all packages are here that its conditioner is made of."""
+    told = recipe.conditioner
+    published = isinstance(told, Semantic) and told.compressor.backbone != "conv"
+    return not published or importlib.util.find_spec("torchvision") is not None
 
 
 @every_recipe
@@ -88,6 +98,8 @@ def test_its_network_is_built_and_maps_samples_to_samples(name: str) -> None:
                 latents = codec.encode(torch.zeros(2, *data.shape))
                 assert latents.shape == (2, *config.latent_shape)
                 assert codec.decode(latents).shape == (2, *data.shape)
+            continue
+        if isinstance(recipe, Recipe) and not buildable(recipe):
             continue
         cond = data.batch(torch.arange(2)).cond.to("meta")
         with torch.device("meta"):

@@ -16,7 +16,7 @@ from suffuse.base.part import Part
 if TYPE_CHECKING:
     from suffuse.models.text import TextPart
 
-__all__ = ["ClassLabel", "Conditioner", "ConditionerPart", "LabelNumber", "NoCondition"]
+__all__ = ["ClassLabel", "ClassToken", "Conditioner", "ConditionerPart", "LabelNumber", "NoCondition"]
 
 
 class Conditioner(nn.Module, abc.ABC):
@@ -209,6 +209,47 @@ class ClassLabel(ConditionerPart):
                 "conditioner 'class_label' needs a network that takes a condition vector; this one has none"
             )
         return _LabelTable(self.classes, width)
+
+
+class _LabelToken(_Labels):
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__(classes, null=True)
+        rows = torch.empty(classes + 1, width)
+        nn.init.normal_(rows, generator=torch.Generator().manual_seed(classes))
+        self.table = nn.Embedding(classes + 1, width, _weight=rows)
+
+    def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
+        numbers = self._numbers(cond, batch, self.table.weight.device)
+        return Embedding(tokens=self.table(numbers)[:, None])
+
+
+class ClassToken(ConditionerPart):
+    """A learned token for each class and one more for "no class", to which the network attends.
+
+    Source: rombach2022ldm, Appendix E.2 (class-conditional models: one token of 512 numbers).
+
+    Attributes:
+        classes: Number of classes, K; labels are 0..K-1.
+        width: Of a token.
+    """
+
+    kind: Literal["class_token"] = "class_token"
+    classes: int = Field(default=1000, ge=1)
+    width: int = Field(default=512, ge=1)
+
+    @property
+    def label_count(self) -> int:
+        """K."""
+        return self.classes
+
+    @property
+    def token_width(self) -> int:
+        """The width."""
+        return self.width
+
+    def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
+        """A table (K + 1, width of a token)."""
+        return _LabelToken(self.classes, self.width)
 
 
 class _LabelNumber(_Labels):

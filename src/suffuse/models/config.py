@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from suffuse.base.part import Joint, Part
-from suffuse.models.conditioner import ClassLabel, ConditionerPart, LabelNumber, NoCondition
+from suffuse.models.conditioner import ClassLabel, ClassToken, ConditionerPart, LabelNumber, NoCondition
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.models.frozen_text import FrozenText
@@ -26,7 +26,16 @@ FORMAT_VERSION = 1
 ConditionerConfig = Annotated[
     ConditionerPart,
     Joint(
-        "conditioner", NoCondition, ClassLabel, LabelNumber, LowResolution, Text, FrozenText, Semantic, Reconstruction
+        "conditioner",
+        NoCondition,
+        ClassLabel,
+        ClassToken,
+        LabelNumber,
+        LowResolution,
+        Text,
+        FrozenText,
+        Semantic,
+        Reconstruction,
     ),
 ]
 
