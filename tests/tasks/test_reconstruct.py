@@ -58,7 +58,8 @@ def trained(kind: str, out: Path) -> Path:
 
 
 def test_all_kinds_are_tried_here() -> None:
-    assert KINDS.keys() == JOINTS["autoencoder"].parts.keys()
+    """But a compressor, which has no way back: it is tried with the denoiser that decodes its codes."""
+    assert KINDS.keys() == JOINTS["autoencoder"].parts.keys() - {"compressor"}
 
 
 def test_it_is_trained_and_shows_images_beside_what_comes_back(run: Path) -> None:
