@@ -50,7 +50,7 @@ def shape_of(recipe: AnyRecipe, before: Recipes) -> tuple[int, ...]:
 
 
 def made_data(recipe: AnyRecipe, before: Recipes | None = None) -> Dataset:
-    """Black and white pictures in the shape of the recipe's data, or latents of the right shape, with ten classes or more."""
+    """Black and white pictures in the shape of the recipe's data, or latents of the right shape, in ten classes."""
     if "size" not in recipe.data.dump():  # points, which are made on the spot
         return recipe.data.load()
     shape = shape_of(recipe, before or {})
