@@ -10,7 +10,7 @@ from suffuse.sampling import DDIM
 __all__ = ["CLAIMS"]
 
 _REFINER = "digits-diffusevae:refiner"
-_SHARED = ("batch=128", "checkpoint_every=250")
+_SHARED = ("batch=128", "checkpoint_every=250", "network.channels=16")
 _COSTS = (5, 10, 25, 50, 100)
 _MEASURES: tuple[MeasurePart, ...] = tuple(Distance(solver=DDIM(), nfe=nfe, samples=1000) for nfe in _COSTS)
 

@@ -10,7 +10,7 @@ __all__ = ["CLAIMS"]
 
 _SHARED = ("data.count=20000", "batch=64", "checkpoint_every=250")
 _MEASURES: tuple[MeasurePart, ...] = (PromptsMet(samples=500), Distance(solver=None, nfe=20, samples=500))
-_NETWORK = "network={kind: unet, channels: 32, multipliers: [1, 2], blocks: 1, attention_levels: [1], groups: 8}"
+_NETWORK = "network={kind: unet, channels: 16, multipliers: [1, 2, 2], blocks: 1, attention_levels: [2], groups: 8}"
 
 # Steps that cost as much time each, by measurement on one core; those in latents have paid for their autoencoder.
 _CODEC = {2: 250, 4: 500}

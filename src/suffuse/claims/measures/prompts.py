@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from suffuse.claims.measures.base import Bench, MeasurePart
 from suffuse.data import Shapes, to_uint8
 from suffuse.data.agreement import agreement
 from suffuse.sampling import CFG, NoGuidance
-from suffuse.tasks.generate import Asked, generate
+from suffuse.tasks.generate import generate
 
 __all__ = ["PromptsMet"]
 
@@ -20,6 +21,8 @@ _HELD_OUT = 1_000_003  # seed of the captions: another than any that is trained 
 
 class PromptsMet(MeasurePart):
     """Shares of samples that meet captions of pictures which were never trained on, as the run samples by itself.
+
+    A denoiser under a code is told that of the pictures, too.
 
     Values: colour, form, bound (both in every object), whole (and places, and nothing else there), legible;
     seconds_per_image, of sampling and decoding in batches.
@@ -49,13 +52,15 @@ class PromptsMet(MeasurePart):
         run, recipe = bench.run, bench.run.recipe
         if recipe is None or not isinstance(recipe.data, Shapes):
             raise UsageError("prompts are read off procedural shapes only; train the arm on data.kind=shapes")
-        captions = recipe.data.replace(seed=_HELD_OUT, count=self.samples).load().captions
-        assert captions is not None
+        held_out = recipe.data.replace(seed=_HELD_OUT, count=self.samples)
+        run = replace(run, recipe=recipe.replace(data=held_out))
         settings = run.sampling
         if self.scale is not None:
             guidance = NoGuidance() if self.scale == 1 else CFG(scale=self.scale)
             settings = settings.replace(guidance=guidance)
-        made = generate(run, self.samples, settings, seed=1 + recipe.training.seed, asked=Asked(prompts=captions))
+        made = generate(run, self.samples, settings, seed=1 + recipe.training.seed)
+        captions = held_out.load().captions
+        assert captions is not None
         found = agreement(to_uint8(made.x), captions)
         names = ("colour", "form", "bound", "whole", "legible")
         return {**{name: getattr(found, name) for name in names}, "seconds_per_image": made.seconds / self.samples}
