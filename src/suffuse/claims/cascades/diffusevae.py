@@ -19,7 +19,13 @@ _VAE, _STEPS, _ALONE = 1000, 1000, 1250
 
 _SMALL = Experiment(
     arms=(
-        Arm(name="VAE", recipe="digits-diffusevae:vae", overrides=(f"steps={_VAE}",), equal=False),
+        Arm(
+            name="VAE",
+            recipe="digits-diffusevae:vae",
+            overrides=(f"steps={_VAE}",),
+            equal=False,
+            note="Its time is given to DDPM.",
+        ),
         Arm(
             name="DiffuseVAE",
             recipe=_REFINER,

@@ -24,6 +24,7 @@ def _codec(factor: int) -> Arm:
         recipe="shapes-ldm:autoencoder",
         overrides=(f"network.multipliers={multipliers}", f"steps={_CODEC[factor]}"),
         equal=False,
+        note="Its time is its model's.",
     )
 
 

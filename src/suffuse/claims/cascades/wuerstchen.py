@@ -60,7 +60,9 @@ def _stages(name: str = "", b: tuple[str, ...] = ()) -> tuple[Arm, Arm]:
     )
 
 
-_FIRST = Arm(name="A", recipe=f"{_RECIPE}:a", overrides=(f"steps={_A}",), equal=False)
+_FIRST = Arm(
+    name="A", recipe=f"{_RECIPE}:a", overrides=(f"steps={_A}",), equal=False, note="Of all arms, charged to none."
+)
 
 _COST = Experiment(
     arms=(
