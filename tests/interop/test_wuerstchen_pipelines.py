@@ -5,21 +5,21 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from suffuse.base.call import Call
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
+from suffuse.base.part import parse
+from suffuse.base.weights import read_safetensors, save_safetensors
 from suffuse.interop.convert import to_diffusers, to_suffuse
 from suffuse.models.config import ModelConfig
-from suffuse.models.frozen_text import FrozenText
-from suffuse.models.pretrained import load_model
-from suffuse.models.semantic import CODE
 from suffuse.sampling import CFG, DDPM, NoGuidance, Uniform
 from suffuse.sampling.solvers import Estimate
 from suffuse.tasks.generate import Asked, generate
@@ -30,6 +30,7 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 PROMPT = "a red circle"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIZE = 128  # codes of 3x3, latents of 32x32
 
 
@@ -40,11 +41,15 @@ def theirs(module: str, name: str) -> Any:
     return getattr(importlib.import_module(f"{package}.{module}"), name)
 
 
-def filled(model: nn.Module) -> nn.Module:
-    """Weights on which outputs depend."""
-    for place, parameter in enumerate(model.parameters()):
-        scale = 0.3 / max(parameter[0].numel(), 1) ** 0.5 if parameter.ndim > 1 else 0.1
+def filled(model: nn.Module, head: str = "") -> nn.Module:
+    """Weights on which outputs depend, of about the size of noise: a head divides by what would be near 0."""
+    for place, (name, parameter) in enumerate(model.named_parameters()):
+        scale = 1 / max(parameter[0].numel(), 1) ** 0.5 if parameter.ndim > 1 else 0.1
         parameter.data = scale * normal(*parameter.shape, seed=place)
+        if head and name.startswith(head):
+            parameter.data *= 0.2
+            if name.endswith("bias") and head == "clf.1":
+                parameter.data[len(parameter) // 2 :] += 4
     return model.eval()
 
 
@@ -92,11 +97,11 @@ def make_stages() -> dict[str, Any]:
     with torch.random.fork_rng():
         first, second = make_text(12, 20), make_text(8, 24)
         return {
-            "prior_prior": filled(theirs("modeling_wuerstchen_prior", "WuerstchenPrior")(**prior)),
+            "prior_prior": filled(theirs("modeling_wuerstchen_prior", "WuerstchenPrior")(**prior), "out.1"),
             "prior_text_encoder": first[1],
             "prior_tokenizer": first[0],
             "prior_scheduler": diffusers.DDPMWuerstchenScheduler(),
-            "decoder": filled(theirs("modeling_wuerstchen_diffnext", "WuerstchenDiffNeXt")(**decoder)),
+            "decoder": filled(theirs("modeling_wuerstchen_diffnext", "WuerstchenDiffNeXt")(**decoder), "clf.1"),
             "vqgan": filled(theirs("modeling_paella_vq_model", "PaellaVQModel")(**vqgan)),
             "text_encoder": second[1],
             "tokenizer": second[0],
@@ -164,8 +169,6 @@ def our_steps(model: Any, x: Tensor, cond: Conditions, steps: int, guidance: Any
     for i in range(steps):
 
         def estimate(x: Tensor, t: float, substep: int = 0, target: float | None = None, i: int = i) -> Any:
-            from suffuse.base.call import Call
-
             return guided(x, t, cond, Call(step=i, steps=steps, times=times))
 
         with torch.no_grad():
@@ -214,7 +217,8 @@ def test_every_step_of_all_stages_is_their_pipelines(
 ) -> None:
     prior, decoder = pipelines_of(stages)
     cond = prompt_conditions(run, (PROMPT,))
-    start, steps = normal(1, 4, 3, 3, seed=1), 7
+    # Eighths are exact: at 10000 r radians the last digit of another time would be seen.
+    start, steps = normal(1, 4, 3, 3, seed=1), 8
     asked: dict[str, Any] = {"prompt": PROMPT, "height": SIZE, "width": SIZE, "guidance_scale": 8.0}
     wanted, their_code = their_steps(prior, monkeypatch, start, steps, **asked)
     found = our_steps(run.model, start, cond, steps, CFG(scale=8.0))
@@ -260,3 +264,129 @@ def test_the_absent_compressor_says_so(run: OpenRun) -> None:
     assert run.codec is not None
     with pytest.raises(UsageError, match=r"compressor of this model is absent.*released.*train stage B"):
         run.codec.encode(torch.zeros(1, 3, SIZE, SIZE))
+
+
+def test_the_two_pipelines_side_by_side_are_read_and_one_alone_is_not(
+    stages: dict[str, Any], run: OpenRun, tmp_path: Path
+) -> None:
+    for name, pipeline in zip(("prior", "decoder"), pipelines_of(stages), strict=True):
+        pipeline.save_pretrained(tmp_path / "both" / name)
+    notes: list[str] = []
+    config = to_suffuse(tmp_path / "both", tmp_path / "made", size=SIZE, note=notes.append)
+    assert config == run.config
+    assert open_run(tmp_path / "made", device="cpu").sampling.guidance == CFG(scale=8.0)
+    assert any("compressor is not released" in note for note in notes)
+    for name, message in (("prior", "stage C but not stages B and A"), ("decoder", "stages B and A but not stage C")):
+        with pytest.raises(UsageError, match=f"holds Wuerstchen's {message}; put the folders of both"):
+            to_suffuse(tmp_path / "both" / name, tmp_path / "not")
+    file = tmp_path / "both" / "decoder" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "scaler": 2.0}))
+    with pytest.raises(UsageError, match=r"scaler = 2 bends the times.*only scaler = 1"):
+        to_suffuse(tmp_path / "both", tmp_path / "not", size=SIZE)
+    shutil.rmtree(tmp_path / "both" / "decoder" / "vqgan")
+    with pytest.raises(UsageError, match="vqgan is missing; save the whole pipeline"):
+        to_suffuse(tmp_path / "both", tmp_path / "not", size=SIZE)
+    assert not (tmp_path / "not").exists()
+
+
+def test_there_and_back_is_the_same_pipelines(
+    stages: dict[str, Any], combined: Path, run: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_diffusers(run.folder, tmp_path / "back")
+    for name, place in (("prior/prior", "prior_prior"), ("decoder/decoder", "decoder"), ("decoder/vqgan", "vqgan")):
+        before, after = (load_file(folder / WEIGHTS) for folder in (combined / place, tmp_path / "back" / name))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    images = [images_of(found, monkeypatch) for found in (pipelines_of(stages), loaded(tmp_path / "back"))]
+    torch.testing.assert_close(images[0], images[1], atol=1e-5, rtol=1e-5)
+    again = to_suffuse(tmp_path / "back", tmp_path / "again", size=SIZE)
+    assert again == run.config
+
+
+def loaded(folder: Path) -> tuple[Any, Any]:
+    """Both pipelines from where they were written; diffusers looks for their networks where they were once."""
+    if not hasattr(diffusers.pipelines, "wuerstchen"):
+        diffusers.pipelines.wuerstchen = importlib.import_module("diffusers.pipelines.deprecated.wuerstchen")
+    with torch.random.fork_rng():
+        found = (
+            diffusers.WuerstchenPriorPipeline.from_pretrained(folder / "prior"),
+            diffusers.WuerstchenDecoderPipeline.from_pretrained(folder / "decoder"),
+        )
+    for pipeline in found:
+        pipeline.set_progress_bar_config(disable=True)
+    return found
+
+
+def images_of(pipelines: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """What both draw of the prompt."""
+    asked: dict[str, Any] = {"prompt": PROMPT, "height": SIZE, "width": SIZE}
+    _, code = their_steps(pipelines[0], monkeypatch, normal(1, 4, 3, 3, seed=1), 4, **asked)
+    start = normal(1, 4, 32, 32, seed=2)
+    told = {"image_embeddings": code, "prompt": PROMPT, "guidance_scale": 0.0, "output_type": "pt"}
+    images: Tensor = their_steps(pipelines[1], monkeypatch, start, 4, **told)[1]
+    return images
+
+
+def test_deviations_of_single_channels_go_into_the_layers(
+    run: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was measured draws the same as pipelines with factors of 1."""
+    shutil.copytree(run.folder, tmp_path / "run")
+    for codec in (path for path in (tmp_path / "run").rglob("model.safetensors") if path.parent.parent.name == "parts"):
+        weights = read_safetensors(codec)
+        weights["shift"] = 0.3 * normal(4, 1, 1, seed=8)
+        weights["scale"] = 1 + 0.5 * normal(4, 1, 1, seed=9).abs()
+        save_safetensors(codec, weights)
+    notes: list[str] = []
+    to_diffusers(tmp_path / "run", tmp_path / "back", note=notes.append)
+    assert any("C to B, B to A" in note for note in notes)
+    prior, decoder = loaded(tmp_path / "back")
+    theirs = images_of((prior, decoder), monkeypatch)
+
+    opened = open_run(tmp_path / "run", device="cpu")
+    cond = prompt_conditions(opened, (PROMPT,))
+    code = our_steps(opened.model, normal(1, 4, 3, 3, seed=1), cond, 4, CFG(scale=8.0))[-1]
+    stage_b = opened.decoder
+    assert stage_b is not None
+    assert stage_b.inner is not None
+    assert opened.codec is not None
+    told = stage_b._told(opened.codec.raw(code), cond)
+    latents = our_steps(stage_b.model, normal(1, 4, 32, 32, seed=2), told, 4, NoGuidance())[-1]
+    images = ((stage_b.inner.decode(latents) + 1) / 2).clamp(0, 1)
+    torch.testing.assert_close(images, theirs, atol=1e-4, rtol=1e-4)
+
+    seen = normal(1, 3, 64, 64, seed=3).clamp(-1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            stage_b.inner.codec.encode(seen), decoder.vqgan.encode((seen + 1) / 2).latents, atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "message"),
+    [
+        ("", {"conditioner.absent": "learned"}, "conditioner.absent is 'learned', but diffusers' pipelines are as"),
+        ("", {"conditioner.masked": True}, "conditioner.masked is True.*another text than they were trained with"),
+        ("", {"network.head": "plain"}, "head = 'plain', and theirs is always 'ab'"),
+        ("", {"path.least": 1e-3}, "path 'clamped_cosine' with prediction 'eps' where.*least = 0.0001"),
+        ("decoder", {"conditioner.reader.layer": -2}, "conditioner.layer is -2"),
+    ],
+)
+def test_what_their_pipelines_cannot_be_is_refused(
+    run: OpenRun, tmp_path: Path, place: str, changes: dict[str, Any], message: str
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    file = next((tmp_path / "run").rglob("decoder/config.json")) if place else tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    for name, value in changes.items():
+        *parents, last = name.split(".")
+        inside = config
+        for parent in parents:
+            inside = inside[parent]
+        inside[last] = value
+    file.write_text(json.dumps(config))
+    model = parse(ModelConfig, config, owner=str(file)).build()
+    save_safetensors(file.parent / "model.safetensors", model.state_dict())
+    with pytest.raises(UsageError, match=message):
+        to_diffusers(tmp_path / "run", tmp_path / "back")
+    assert not (tmp_path / "back").exists()

@@ -14,11 +14,12 @@ from suffuse.base.part import parse
 from suffuse.interop.autoencoders import AUTOENCODERS, autoencoder_from, autoencoder_to
 from suffuse.interop.diffusers import Imported, read_checkpoint, read_folder, write_checkpoint, write_folder
 from suffuse.interop.sharing_config import MODULE, Sharing, make_sharing
+from suffuse.interop.wuerstchen_export import is_wuerstchen, wuerstchen_to_diffusers
 from suffuse.interop.wuerstchen_import import holds_wuerstchen, wuerstchen_to_suffuse
 from suffuse.models.codec import CodecConfig
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
-from suffuse.models.pretrained import CONFIG_FILE, load_codec, load_model, read_config, save_model
+from suffuse.models.pretrained import CONFIG_FILE, load_codec, load_config, load_model, read_config, save_model
 from suffuse.process import (
     VP,
     X0,
@@ -186,6 +187,8 @@ def to_diffusers(
 ) -> None:
     """Convert a run to a diffusers pipeline folder, or to a model folder when there is no scheduler for it.
 
+    Of a run of Wuerstchen's three stages two pipelines are made, see `wuerstchen_export`.
+
     Args:
         folder: A run.
         out: Folder to make.
@@ -198,6 +201,9 @@ def to_diffusers(
     _fresh(out)
     if isinstance(read_config(folder), CodecConfig):
         write_checkpoint(out, *autoencoder_to(load_codec(folder, weights=weights)))
+        return
+    if is_wuerstchen(folder, load_config(folder)):
+        wuerstchen_to_diffusers(folder, out, weights=weights, note=note)
         return
     model = load_model(folder, weights=weights)
     config = model.config
