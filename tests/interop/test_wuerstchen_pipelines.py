@@ -18,6 +18,7 @@ from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
 from suffuse.base.weights import read_safetensors, save_safetensors
+from suffuse.cli import main
 from suffuse.interop.convert import to_diffusers, to_suffuse
 from suffuse.models.config import ModelConfig
 from suffuse.sampling import CFG, DDPM, NoGuidance, Uniform
@@ -258,6 +259,25 @@ def test_a_converted_run_samples_wherever_it_is(run: OpenRun) -> None:
     other = generate(run, 1, settings, asked=Asked(prompts=(PROMPT,), negative="a blue square"), seed=1, first=1)
     assert not torch.allclose(other.x, alone.x, atol=1e-5)
     assert not list(run.folder.rglob("*.bin"))
+
+
+def test_the_commands_convert_and_sample(
+    combined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def suffuse(*words: object) -> str:
+        monkeypatch.setattr("sys.argv", ["suffuse", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        assert not left.value.code, said.err
+        return said.out
+
+    out, back = tmp_path / "made", tmp_path / "back"
+    assert "convnext_prior" in suffuse("convert", combined, "--to", "suffuse", "--size", SIZE, "--out", out)
+    asked = ("--prompt", PROMPT, "--n", 2, "--steps", 2, "--device", "cpu", "--json")
+    assert json.loads(suffuse("sample", out, *asked))["nfe"] == 4
+    suffuse("convert", out, "--to", "diffusers", "--out", back)
+    assert (back / "prior" / "model_index.json").is_file()
 
 
 def test_the_absent_compressor_says_so(run: OpenRun) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.models.config import ModelConfig
-from suffuse.models.frozen_text import FrozenText
+from suffuse.models.frozen_text import FrozenText, FrozenTextConditioner
 from suffuse.models.text import Text
 from suffuse.models.tokenizer import Tokenizer
 from suffuse.networks import DiT, NetworkPart, UNet
@@ -179,6 +179,36 @@ def test_a_frozen_text_counts_only_the_caption(clip: Path) -> None:
     found = part.build(0)(cond.drop(torch.tensor([False, True])), 2)
     assert found.tokens_mask.sum(1).tolist() == [3, 1]
     assert torch.equal(found.tokens[0], states[0])
+
+
+def test_the_empty_prompt_may_stand_for_no_caption(clip: Path) -> None:
+    part = FrozenText(model=str(clip), length=20, width=16, absent="empty")
+    live = part.build(0)
+    assert isinstance(live, FrozenTextConditioner)
+    live.fill(part.opened())
+    assert set(live.state_dict()) == {"empty", "empty_length"}
+    states, counts, _ = next(part.opened().encode(("a red circle", ""), 20))
+    cond = Conditions.of(caption=states, caption_length=counts)
+    for found in (live(Conditions(), 2), live(cond.drop(torch.tensor([True, True])), 2)):
+        torch.testing.assert_close(found.tokens, states[1:].expand(2, -1, -1))
+        assert found.tokens_mask.sum(1).tolist() == [2, 2]
+    mixed = live(cond.drop(torch.tensor([False, True])), 2)
+    torch.testing.assert_close(mixed.tokens, states)
+    assert mixed.tokens_mask.sum(1).tolist() == [14, 2]
+    assert FrozenTextConditioner(part.replace(masked=False))(cond, 2).tokens_mask is None
+    learned = FrozenTextConditioner(part.replace(absent="learned", masked=False))(cond.drop(counts < 9), 2)
+    assert learned.tokens_mask.sum(1).tolist() == [20, 1]
+
+
+def test_a_text_model_is_found_in_the_run_and_may_move(clip: Path, tmp_path: Path) -> None:
+    import shutil
+
+    part = FrozenText(model="text", length=20, width=16)
+    shutil.copytree(clip, tmp_path / "run" / "text")
+    part = part.replace(hash=part.opened(folder=tmp_path / "run").hash)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert part.opened(folder=tmp_path / "moved").width == 16
+    assert part.hash == FrozenText(model=str(clip), length=20).opened().hash
 
 
 def test_a_text_model_that_cannot_be_used_says_why(clip: Path, tmp_path: Path) -> None:

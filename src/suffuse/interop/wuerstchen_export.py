@@ -58,7 +58,8 @@ class _Stages:
 
 def is_wuerstchen(folder: Path, config: ModelConfig) -> bool:
     """Whether a run lives in codes that another denoiser decodes."""
-    return config.codec is not None and load_codec_config(folder / config.codec).decoder is not None
+    place = None if config.codec is None else folder / config.codec
+    return place is not None and place.is_dir() and load_codec_config(place).decoder is not None
 
 
 def wuerstchen_to_diffusers(
