@@ -17,6 +17,9 @@ from suffuse.models.text import Text
 from suffuse.models.tokenizer import Tokenizer
 from suffuse.networks import DiT, NetworkPart, UNet
 from suffuse.process import Flow, FlowVelocity
+from suffuse.training.first_stages import begun
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_files import load_recipe
 
 CAPTIONS = ("a red circle", "a blue square", "a green triangle above a red square")
 TEXT = Text(length=12, width=16, depth=1, heads=2, vocabulary=302)
@@ -234,3 +237,15 @@ def test_a_text_model_that_cannot_be_used_says_why(clip: Path, tmp_path: Path) -
         open_it(str(clip), length=77)
     with pytest.raises(UsageError, match="is not the one that this model was trained with"):
         open_it(str(clip), hash="another")
+
+
+def test_training_begins_with_the_states_of_the_empty_prompt(clip: Path) -> None:
+    part = FrozenText(model=str(clip), length=20, width=16, absent="empty")
+    recipe = load_recipe("digits-ddpm")
+    config = ModelConfig(network=UNET, shape=(3, 8, 8), path=Flow(), prediction=FlowVelocity(), conditioner=part)
+    model = config.build()
+    assert not model.conditioner.empty.any()
+    assert isinstance(recipe, Recipe)
+    begun(model, recipe, recipe.data.load())
+    wanted = next(part.opened().encode(("",), 20))[0][0]
+    torch.testing.assert_close(model.conditioner.empty, wanted)
