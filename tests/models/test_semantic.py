@@ -97,3 +97,13 @@ def test_images_are_brought_to_the_size_that_is_encoded() -> None:
     part = Compressor(widths=(8, 8), latent_channels=4, size=8)
     assert part.latent_shape((3, 16, 16)) == (4, 2, 2)
     assert part.build((3, 16, 16)).eval().moments(IMAGES)[0].shape == (5, 4, 2, 2)
+
+
+def test_an_absent_compressor_has_codes_but_no_weights() -> None:
+    part = Compressor(backbone="absent", latent_channels=4, size=96)
+    assert part.latent_shape((3, 16, 16)) == (4, 3, 3)
+    live = PART.replace(compressor=part).build(8)
+    assert not list(live.compressor.state_dict())
+    assert live(Conditions.of(code=torch.ones(2, 4, 3, 3)), 2).map.shape == (2, 4, 3, 3)
+    with pytest.raises(UsageError, match=r"compressor of this model is absent.*train stage B"):
+        live(Conditions.of(image=IMAGES), 5)

@@ -12,11 +12,14 @@ from torch import Tensor
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.models.config import ModelConfig
-from suffuse.models.frozen_text import FrozenText
+from suffuse.models.frozen_text import FrozenText, FrozenTextConditioner
 from suffuse.models.text import Text
 from suffuse.models.tokenizer import Tokenizer
 from suffuse.networks import DiT, NetworkPart, UNet
 from suffuse.process import Flow, FlowVelocity
+from suffuse.training.first_stages import begun
+from suffuse.training.recipe import Recipe
+from suffuse.training.recipe_files import load_recipe
 
 CAPTIONS = ("a red circle", "a blue square", "a green triangle above a red square")
 TEXT = Text(length=12, width=16, depth=1, heads=2, vocabulary=302)
@@ -181,6 +184,36 @@ def test_a_frozen_text_counts_only_the_caption(clip: Path) -> None:
     assert torch.equal(found.tokens[0], states[0])
 
 
+def test_the_empty_prompt_may_stand_for_no_caption(clip: Path) -> None:
+    part = FrozenText(model=str(clip), length=20, width=16, absent="empty")
+    live = part.build(0)
+    assert isinstance(live, FrozenTextConditioner)
+    live.fill(part.opened())
+    assert set(live.state_dict()) == {"empty", "empty_length"}
+    states, counts, _ = next(part.opened().encode(("a red circle", ""), 20))
+    cond = Conditions.of(caption=states, caption_length=counts)
+    for found in (live(Conditions(), 2), live(cond.drop(torch.tensor([True, True])), 2)):
+        torch.testing.assert_close(found.tokens, states[1:].expand(2, -1, -1))
+        assert found.tokens_mask.sum(1).tolist() == [2, 2]
+    mixed = live(cond.drop(torch.tensor([False, True])), 2)
+    torch.testing.assert_close(mixed.tokens, states)
+    assert mixed.tokens_mask.sum(1).tolist() == [14, 2]
+    assert FrozenTextConditioner(part.replace(masked=False))(cond, 2).tokens_mask is None
+    learned = FrozenTextConditioner(part.replace(absent="learned", masked=False))(cond.drop(counts < 9), 2)
+    assert learned.tokens_mask.sum(1).tolist() == [20, 1]
+
+
+def test_a_text_model_is_found_in_the_run_and_may_move(clip: Path, tmp_path: Path) -> None:
+    import shutil
+
+    part = FrozenText(model="text", length=20, width=16)
+    shutil.copytree(clip, tmp_path / "run" / "text")
+    part = part.replace(hash=part.opened(folder=tmp_path / "run").hash)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert part.opened(folder=tmp_path / "moved").width == 16
+    assert part.hash == FrozenText(model=str(clip), length=20).opened().hash
+
+
 def test_a_text_model_that_cannot_be_used_says_why(clip: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -204,3 +237,15 @@ def test_a_text_model_that_cannot_be_used_says_why(clip: Path, tmp_path: Path) -
         open_it(str(clip), length=77)
     with pytest.raises(UsageError, match="is not the one that this model was trained with"):
         open_it(str(clip), hash="another")
+
+
+def test_training_begins_with_the_states_of_the_empty_prompt(clip: Path) -> None:
+    part = FrozenText(model=str(clip), length=20, width=16, absent="empty")
+    recipe = load_recipe("digits-ddpm")
+    config = ModelConfig(network=UNET, shape=(3, 8, 8), path=Flow(), prediction=FlowVelocity(), conditioner=part)
+    model = config.build()
+    assert not model.conditioner.empty.any()
+    assert isinstance(recipe, Recipe)
+    begun(model, recipe, recipe.data.load())
+    wanted = next(part.opened().encode(("",), 20))[0][0]
+    torch.testing.assert_close(model.conditioner.empty, wanted)

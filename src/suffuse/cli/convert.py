@@ -25,6 +25,10 @@ def convert_command(
     folder: Annotated[Path, typer.Argument(help="A run, or a diffusers model or pipeline folder.")],
     to: Annotated[Target, typer.Option("--to", help="What to convert to.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to make; FOLDER-<to> if left out.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", min=1, help="Side of the images of Wuerstchen's pipelines; 1024 if left out."),
+    ] = None,
     weights: Weights = None,
 ) -> None:
     """Convert a model between suffuse and diffusers."""
@@ -35,8 +39,10 @@ def convert_command(
         raise UsageError(f"{folder} is not a folder; give the folder of a model")
     target = out or folder.with_name(f"{folder.resolve().name}-{to.value}")
     if to is Target.suffuse:
-        config = to_suffuse(folder, target, note=note)
+        config = to_suffuse(folder, target, size=size, note=note)
         say(f"{target}: {config.network.kind} for samples of {'x'.join(map(str, config.shape))}")
     else:
+        if size is not None:
+            raise UsageError("--size says what a folder of diffusers does not; a run knows its own, leave it out")
         to_diffusers(folder, target, weights=weights, note=note)
         say(str(target))

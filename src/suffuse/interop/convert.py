@@ -14,10 +14,12 @@ from suffuse.base.part import parse
 from suffuse.interop.autoencoders import AUTOENCODERS, autoencoder_from, autoencoder_to
 from suffuse.interop.diffusers import Imported, read_checkpoint, read_folder, write_checkpoint, write_folder
 from suffuse.interop.sharing_config import MODULE, Sharing, make_sharing
+from suffuse.interop.wuerstchen_export import is_wuerstchen, wuerstchen_to_diffusers
+from suffuse.interop.wuerstchen_import import holds_wuerstchen, wuerstchen_to_suffuse
 from suffuse.models.codec import CodecConfig
 from suffuse.models.conditioner import ClassLabel, NoCondition
 from suffuse.models.config import ModelConfig
-from suffuse.models.pretrained import CONFIG_FILE, load_codec, load_model, read_config, save_model
+from suffuse.models.pretrained import CONFIG_FILE, load_codec, load_config, load_model, read_config, save_model
 from suffuse.process import (
     VP,
     X0,
@@ -99,13 +101,16 @@ def scheduler_of(path: PathPart, prediction: PredictionPart) -> dict[str, Any]: 
 
 
 def to_suffuse(
-    folder: Path, out: Path, *, note: Callable[[str], None] = lambda text: None
+    folder: Path, out: Path, *, size: int | None = None, note: Callable[[str], None] = lambda text: None
 ) -> ModelConfig | CodecConfig:
     """Convert a diffusers model or pipeline folder; of an autoencoder's a codec is made.
+
+    Of Wuerstchen's pipelines all three stages are, see `wuerstchen_import`.
 
     Args:
         folder: With `config.json`, or a pipeline's with `model_index.json`.
         out: Folder to make.
+        size: Side of the images of Wuerstchen's pipelines; 1024 when None. Other folders say it themselves.
         note: Told what was assumed.
 
     Raises:
@@ -113,6 +118,10 @@ def to_suffuse(
         RunError: A broken file.
     """
     _fresh(out)
+    if holds_wuerstchen(folder):
+        return wuerstchen_to_suffuse(folder, out, size=size, note=note)
+    if size is not None:
+        raise UsageError(f"size {size} is asked of Wuerstchen's pipelines alone, and {folder} is none; leave it out")
     if (folder / CONFIG_FILE).is_file() and files.read_json(folder / CONFIG_FILE).get("_class_name") in AUTOENCODERS:
         codec, tensors, told = autoencoder_from(*read_checkpoint(folder), place=folder)
         save_model(out, codec, tensors, {})
@@ -178,6 +187,8 @@ def to_diffusers(
 ) -> None:
     """Convert a run to a diffusers pipeline folder, or to a model folder when there is no scheduler for it.
 
+    Of a run of Wuerstchen's three stages two pipelines are made, see `wuerstchen_export`.
+
     Args:
         folder: A run.
         out: Folder to make.
@@ -190,6 +201,9 @@ def to_diffusers(
     _fresh(out)
     if isinstance(read_config(folder), CodecConfig):
         write_checkpoint(out, *autoencoder_to(load_codec(folder, weights=weights)))
+        return
+    if is_wuerstchen(folder, load_config(folder)):
+        wuerstchen_to_diffusers(folder, out, weights=weights, note=note)
         return
     model = load_model(folder, weights=weights)
     config = model.config

@@ -18,10 +18,12 @@ from suffuse.base.errors import UsageError
 from suffuse.models.conditioner import Conditioner
 from suffuse.models.text import CAPTION, TextConditioner, TextPart
 
-__all__ = ["LENGTH", "FrozenText", "TextModel"]
+__all__ = ["LENGTH", "FrozenText", "FrozenTextConditioner", "TextModel"]
 
 LENGTH = "caption_length"
 _AT_ONCE = 64
+# Of a text model's configuration: where it was read from and by what, which a model that is moved must not depend on.
+_ELSEWHERE = ("_name_or_path", "transformers_version")
 
 
 class TextModel:
@@ -80,7 +82,9 @@ class TextModel:
     @property
     def hash(self) -> str:
         """Of its configuration, weights and tokenizer, 16 hexadecimal digits."""
-        digest = hashlib.sha256(json.dumps(self.model.config.to_dict(), sort_keys=True, default=str).encode())
+        config = self.model.config.to_dict()
+        plain = {name: config[name] for name in config if name not in _ELSEWHERE}
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
         digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())
@@ -113,13 +117,34 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-class _FrozenText(TextConditioner):
+class FrozenTextConditioner(TextConditioner):
+    """The live conditioner of a `FrozenText`; without a learned token it keeps the states of the empty prompt.
+
+    Args:
+        part: Its configuration.
+    """
+
     reads = (CAPTION, LENGTH)
+    empty: Tensor
+    empty_length: Tensor
 
     def __init__(self, part: FrozenText) -> None:
         super().__init__(part.width)
-        self.length, self.width = part.length, part.width
-        nn.init.normal_(self.nothing, std=0.02, generator=torch.Generator().manual_seed(part.width))
+        self.part, self.length, self.width = part, part.length, part.width
+        if part.absent == "empty":
+            del self.nothing
+            self.register_buffer("empty", torch.zeros(part.length, part.width))
+            self.register_buffer("empty_length", torch.tensor(part.length))
+        else:
+            nn.init.normal_(self.nothing, std=0.02, generator=torch.Generator().manual_seed(part.width))
+
+    @torch.no_grad()
+    def fill(self, model: TextModel) -> None:
+        """Keep a text model's states of the empty prompt; without effect where a learned token stands for it."""
+        if self.part.absent == "empty":
+            states, counts, _ = next(model.encode(("",), self.length))
+            self.empty.copy_(states[0])
+            self.empty_length.copy_(counts[0])
 
     def check(self, cond: Conditions) -> None:
         """Raise a `UsageError` for states of another width."""
@@ -131,23 +156,46 @@ class _FrozenText(TextConditioner):
 
     def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
         """The states of the captions, (B, L, D)."""
+        if self.part.absent == "empty":
+            return self._or_empty(cond, batch)
         if CAPTION not in cond.values:
             return self.alone(batch)
         states = cond.values[CAPTION]
-        counts = torch.arange(states.shape[1], device=states.device) < cond.values[LENGTH][:, None]
+        counts = torch.arange(states.shape[1], device=states.device) < self._lengths(cond)[:, None]
         return self.without(states, counts, cond.present[CAPTION])
+
+    def _lengths(self, cond: Conditions) -> Tensor:
+        """Tokens that count, (B,)."""
+        counts = cond.values[LENGTH]
+        return counts if self.part.masked else torch.full_like(counts, self.length)
+
+    def _or_empty(self, cond: Conditions, batch: int) -> Embedding:
+        """States, with those of the empty prompt in place of captions that are absent."""
+        tokens = self.empty.expand(batch, -1, -1)
+        counts = self.empty_length.expand(batch)
+        if CAPTION in cond.values:
+            present, states = cond.present[CAPTION], cond.values[CAPTION]
+            tokens = states.where(present[:, None, None], tokens.to(states.dtype))
+            counts = cond.values[LENGTH].where(present, counts)
+        if not self.part.masked:
+            return Embedding(tokens=tokens)
+        places = torch.arange(self.length, device=tokens.device)
+        return Embedding(tokens=tokens, tokens_mask=places < counts[:, None])
 
 
 class FrozenText(TextPart):
-    """Captions as states of a frozen text model (CLIP, T5, ...): one learned token stands for "no caption".
+    """Captions as states of a frozen text model (CLIP, T5, ...).
 
     The model reads every caption once, before training; it is not kept in the run, whose prompts need it again by its
-    name.
+    name, unless the name is that of a folder in the run's own.
 
     Attributes:
-        model: Folder of the text model, or owner/name on the Hub.
+        model: Folder of the text model, within the run's folder or elsewhere, or owner/name on the Hub.
         layer: Which hidden states: -1 the last, -2 those before the last layer (podell2024sdxl).
         width: Of its states, which is filled in.
+        absent: What stands for "no caption": `learned`, one token; or `empty`, the states of the empty prompt, which
+            are kept with the weights (stable diffusion's and pernias2024wuerstchen's released networks).
+        masked: Networks see the caption's own tokens alone; false for all `length`, whatever fills them up.
         hash: Of the text model, which is filled in.
     """
 
@@ -156,19 +204,27 @@ class FrozenText(TextPart):
     layer: int = Field(default=-1, le=-1)
     length: int = Field(default=77, ge=2)
     width: int = Field(default=1, ge=1)
+    absent: Literal["learned", "empty"] = "learned"
+    masked: bool = True
     hash: str = ""
 
     def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
-        """A module with one learned token."""
-        return _FrozenText(self)
+        """A module with one learned token, or with room for the states of the empty prompt."""
+        return FrozenTextConditioner(self)
 
-    def opened(self, device: torch.device | str = "cpu") -> TextModel:
+    def opened(self, device: torch.device | str = "cpu", folder: Path | None = None) -> TextModel:
         """The text model.
+
+        Args:
+            device: Where it runs.
+            folder: Of the run, in which it is looked for first.
 
         Raises:
             UsageError: It cannot be loaded, or is not the one that was used before.
         """
         place = Path(self.model).expanduser()
+        if folder is not None and (folder / place / "config.json").is_file():
+            place = folder / place
         found = TextModel(str(place) if place.is_dir() else self.model, self.layer, device)
         if found.longest is not None and found.longest < self.length:
             raise UsageError(

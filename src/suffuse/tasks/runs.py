@@ -28,6 +28,7 @@ from suffuse.training.latents import encoded
 from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import RECIPE_FILE
+from suffuse.training.sampling_file import read_sampling
 from suffuse.training.settings import SamplingSettings
 from suffuse.training.world import choose_device
 
@@ -100,7 +101,7 @@ class OpenRun:
     @property
     def sampling(self) -> SamplingSettings:
         """How it is sampled when nothing else is said."""
-        return self.recipe.sampling if self.recipe else SamplingSettings()
+        return self.recipe.sampling if self.recipe else read_sampling(self.place)
 
 
 @dataclass(frozen=True)

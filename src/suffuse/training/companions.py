@@ -65,7 +65,7 @@ def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, devic
             tokenizer.save(folder)
         return text.replace(vocabulary=tokenizer.size, tokenizer=tokenizer.hash)
     assert isinstance(text, FrozenText)
-    model = text.opened(device)
+    model = text.opened(device, folder)
     return text.replace(width=model.width, hash=model.hash)
 
 
@@ -122,7 +122,7 @@ class CaptionReader:
         def fill(file: ArrayFile) -> Filled:
             lengths: list[int] = []
             cut: list[int] = []
-            for states, counts, some in text.opened(self.device).encode(unique, text.length):
+            for states, counts, some in text.opened(self.device, self.folder).encode(unique, text.length):
                 for state in states.numpy():
                     file.add(state[None])
                 lengths += counts.tolist()

@@ -19,9 +19,13 @@ from suffuse.sampling import sample_batches
 from suffuse.training.recipe import Recipe
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run_files import RECIPE_FILE
+from suffuse.training.sampling_file import read_sampling
 from suffuse.training.settings import SamplingSettings
 
-__all__ = ["Decoder"]
+__all__ = ["OF_DECODER", "Decoder"]
+
+OF_DECODER = "decoder_"
+"""Before the name of a condition that is for the denoiser that decodes alone: its own reading of a caption."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class Decoder:
         model: The denoiser that draws under a code; None where the codec decodes itself.
         sampling: How it is sampled.
         inner: Of that denoiser's own latents; None where it makes pixels.
+        folder: Of that denoiser; None where there is none.
     """
 
     codec: Codec
     model: Denoiser | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     inner: Decoder | None = None
+    folder: Path | None = None
 
     @classmethod
     def of_model(cls, folder: Path, device: torch.device) -> Self | None:
@@ -68,8 +74,8 @@ class Decoder:
         place = folder / codec.config.decoder
         model = load_model(place).to(device).requires_grad_(requires_grad=False)
         recipe = load_recipe(str(place / RECIPE_FILE)) if (place / RECIPE_FILE).is_file() else None
-        sampling = recipe.sampling if isinstance(recipe, Recipe) else SamplingSettings()
-        return cls(codec.to(device), model, sampling, cls.of_model(place, device))
+        sampling = recipe.sampling if isinstance(recipe, Recipe) else read_sampling(place)
+        return cls(codec.to(device), model, sampling, cls.of_model(place, device), place)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +89,8 @@ class Decoder:
 
         Args:
             z: What the model made.
-            cond: What it was told; a denoiser that decodes is told it too, as far as it reads it.
+            cond: What it was told; a denoiser that decodes is told it too, as far as it reads it, and first of all what
+                is there under its names with `OF_DECODER` before them.
             seed: Of a decoding denoiser's noise, with the sample's number.
             first: Number of the first sample.
         """
@@ -113,7 +120,8 @@ class Decoder:
     def _told(self, code: Tensor, cond: Conditions | None) -> Conditions:
         assert self.model is not None
         told, cond = Conditions.of(**{CODE: code}), cond or Conditions()
-        names = [name for name in self.model.conditioner.reads if name in cond.values and name != CODE]
-        values = {name: cond.values[name].to(code.device) for name in names}
-        present = {name: cond.present[name].to(code.device) for name in names}
+        own = {name: OF_DECODER + name for name in self.model.conditioner.reads if name != CODE}
+        names = {name: mine if mine in cond.values else name for name, mine in own.items()}
+        values = {name: cond.values[at].to(code.device) for name, at in names.items() if at in cond.values}
+        present = {name: cond.present[names[name]].to(code.device) for name in values}
         return Conditions({**told.values, **values}, {**told.present, **present})

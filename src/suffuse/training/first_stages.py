@@ -11,6 +11,7 @@ from suffuse.data import Dataset
 from suffuse.models.codec import Codec
 from suffuse.models.conditioner import ConditionerPart
 from suffuse.models.denoiser import Denoiser
+from suffuse.models.frozen_text import FrozenTextConditioner
 from suffuse.models.pretrained import load_codec
 from suffuse.models.reconstruction import Reconstruction, ReconstructionConditioner
 from suffuse.training.frozen_parts import start_from
@@ -61,6 +62,9 @@ def begun(model: Denoiser | Codec, recipe: AnyRecipe, dataset: Dataset) -> tuple
     if isinstance(recipe.conditioner, Reconstruction):
         assert isinstance(model.conditioner, ReconstructionConditioner)
         _begin_first_stage(model.conditioner, recipe.conditioner, dataset)
+    for live in model.modules():
+        if isinstance(live, FrozenTextConditioner) and live.part.absent == "empty" and recipe.init is None:
+            live.fill(live.part.opened())
     return said
 
 

@@ -17,6 +17,13 @@ from suffuse.networks.part import seeded
 __all__ = ["Compressor", "CompressorNetwork"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
+_NO_DECODER = (
+    "a compressor's code has no decoder but the denoiser that was trained under it; sample that one, told the code"
+)
+_NO_ENCODER = (
+    "the compressor of this model is absent: released Wuerstchen folders hold none, so no image can be encoded. The "
+    "run samples, but neither stage can be trained further; train stage B with a compressor of its own"
+)
 
 
 class Compressor(AutoencoderPart):
@@ -29,8 +36,9 @@ class Compressor(AutoencoderPart):
     so that codes have unit variance.
 
     Attributes:
-        backbone: `conv`, trained from scratch; or `efficientnet_v2_s` with ImageNet weights, which needs torchvision
-            and images of three channels.
+        backbone: `conv`, trained from scratch; `efficientnet_v2_s` with ImageNet weights, which needs torchvision and
+            images of three channels; or `absent`, which has the latter's codes but no weights and encodes nothing: what
+            is left where only the denoiser was released.
         widths: Channels of the `conv` backbone; each layer halves the sides.
         latent_channels: Channels of the code.
         size: Side to which images are brought first (768 for 1024 in the source); None leaves them.
@@ -38,7 +46,7 @@ class Compressor(AutoencoderPart):
     """
 
     kind: Literal["compressor"] = "compressor"
-    backbone: Literal["conv", "efficientnet_v2_s"] = "conv"
+    backbone: Literal["conv", "efficientnet_v2_s", "absent"] = "conv"
     widths: Annotated[tuple[int, ...], Field(min_length=1)] = (32, 64, 128, 128)
     latent_channels: Annotated[int, Field(ge=1)] = 16
     size: Annotated[int, Field(ge=1)] | None = None
@@ -46,7 +54,7 @@ class Compressor(AutoencoderPart):
 
     @property
     def _stride(self) -> int:
-        return 32 if self.backbone == "efficientnet_v2_s" else int(2 ** len(self.widths))
+        return int(2 ** len(self.widths)) if self.backbone == "conv" else 32
 
     @property
     def factor(self) -> int:
@@ -71,13 +79,15 @@ class Compressor(AutoencoderPart):
             )
         return (self.latent_channels, sides[0] // self._stride, sides[1] // self._stride)
 
-    def build(self, shape: tuple[int, ...], *, seed: int = 0) -> CompressorNetwork:
+    def build(self, shape: tuple[int, ...], *, seed: int = 0) -> AutoencoderNetwork:
         """Make the encoder for images of one shape, (C, H, W); equal seeds give equal weights.
 
         Raises:
             UsageError: Images of `shape` cannot be encoded, or torchvision is not installed.
         """
         self.latent_shape(shape)
+        if self.backbone == "absent":
+            return _Absent()
         with seeded(seed):
             return CompressorNetwork(self, shape[0])
 
@@ -118,10 +128,21 @@ class CompressorNetwork(AutoencoderNetwork):
         Raises:
             UsageError: Always.
         """
-        raise UsageError(
-            "a compressor's code has no decoder but the denoiser that was trained under it; sample that one, told the "
-            "code"
-        )
+        raise UsageError(_NO_DECODER)
+
+
+class _Absent(AutoencoderNetwork):
+    """No encoder, no weights."""
+
+    @property
+    def last_layer(self) -> Tensor:
+        raise UsageError(_NO_ENCODER)
+
+    def moments(self, x: Tensor) -> tuple[Tensor, None]:
+        raise UsageError(_NO_ENCODER)
+
+    def images(self, z: Tensor) -> Tensor:
+        raise UsageError(_NO_DECODER)
 
 
 def _convolutions(widths: tuple[int, ...], channels: int) -> nn.Module:
