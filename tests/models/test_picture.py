@@ -140,8 +140,8 @@ def test_a_missing_or_broken_second_picture_is_named_with_its_line(tmp_path: Pat
     broken = [*LINES[:3], {"file_name": "3.png", "text": "red"}]
     with pytest.raises(UsageError, match=r"line 4 of .* has conditioning_image None; give the name of a picture"):
         part.replace(path=folder_of(tmp_path / "e", broken)).load(tmp_path / "cache")
+    (tmp_path / "e" / "metadata.jsonl").unlink()
     with pytest.raises(UsageError, match=r"no metadata.jsonl; add one, or leave condition_key out"):
-        (tmp_path / "e" / "metadata.jsonl").unlink()
         part.replace(path=tmp_path / "e").load(tmp_path / "cache")
 
 

@@ -113,8 +113,8 @@ class _LowResolution(Conditioner):
         if tuple(images.shape[1:]) != self.small or not images.is_floating_point():
             raise UsageError(
                 f"low_res has shape {tuple(images.shape)} and type {images.dtype}, but this model enlarges "
-                f"{self.small} by {self.part.factor} to {self.part.large_shape(self.shape)}; give floats in [-1, 1] of shape "
-                f"(B, {', '.join(map(str, self.small))})"
+                f"{self.small} by {self.part.factor} to {self.part.large_shape(self.shape)}; give floats in [-1, 1] of "
+                f"shape (B, {', '.join(map(str, self.small))})"
             )
 
     def observe(self, x0: Tensor, cond: Conditions, keys: Tensor | None = None) -> Conditions:
