@@ -18,6 +18,7 @@ from suffuse.base.part import Joint, Part, parse
 # Parts that have no neutral setting say here what they cannot do without.
 _NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("conditioner", "class_label"): {"classes": 10},
+    ("reader", "class_label"): {"classes": 10},
     ("conditioner", "label_number"): {"classes": 10, "null": True},
     ("exact", "few_steps"): {"solver": {"kind": "ddim"}},
     ("exact", "price"): {"ambient": 3, "rank": 1},

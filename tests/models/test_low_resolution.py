@@ -13,11 +13,11 @@ from suffuse.base.batch import Batch
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.part import parse
-from suffuse.base.randomness import Draws
+from suffuse.base.randomness import Draws, derived, keys, normal
 from suffuse.models.conditioner import ClassLabel, ConditionerPart, NoCondition
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
-from suffuse.models.low_resolution import LowResolution, downsampled
+from suffuse.models.low_resolution import Augmentation, LowResolution, downsampled
 from suffuse.models.pretrained import load_model, save_model
 from suffuse.networks import MLP, DiT, NetworkConfig, UNet
 from suffuse.objectives import Denoising, Progress
@@ -190,7 +190,7 @@ def test_the_networks_channels_are_filled_in_and_written_down(tmp_path: Path) ->
     assert made.network == UNET.replace(extra_channels=4)
     assert config(network=UNET.replace(extra_channels=4)) == config(), "writing them too is no mistake"
     plain = json.loads(json.dumps(made.dump()))
-    assert plain["conditioner"] == {"kind": "low_resolution", "factor": 2, "classes": 0}
+    assert parse(LowResolution, plain["conditioner"]) == LowResolution(factor=2)
     assert parse(ModelConfig, plain) == made
     model = made.build(seed=5).eval()
     save_model(tmp_path, made, model.state_dict(), {})
@@ -263,3 +263,108 @@ def test_points_and_unfitting_networks_are_refused() -> None:
     with pytest.raises(UsageError, match=r"extra_channels is 3, but conditioner 'none' puts 0 .* leave extra_channels"):
         config(network=UNET.replace(extra_channels=3), conditioner=NoCondition())
     assert config(prediction=Eps()).build().network.in_channels == 7
+
+
+# Noise on the image, of which the network is told
+
+
+def noisy(**changes: object) -> Augmentation:
+    return Augmentation(**{"up_to": 0.5, **changes})  # type: ignore[arg-type]
+
+
+def augmented(**changes: object) -> Denoiser:
+    model = built(conditioner=LowResolution(factor=2, augmentation=noisy(**changes)))
+    with torch.no_grad():
+        model.conditioner.told[-1].weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def test_without_noise_it_is_bit_for_bit_what_it_is_without_augmentation() -> None:
+    plain, other = built(), built(conditioner=LowResolution(factor=2, augmentation=noisy()))
+    ours = other.state_dict()
+    assert {name for name in ours if name not in plain.state_dict()} == {
+        f"conditioner.told.{place}.{kind}" for place in (1, 3) for kind in ("weight", "bias")
+    }
+    for name, value in plain.state_dict().items():
+        assert torch.equal(ours[name], value), name
+    cond = Conditions.of(low_res=small())
+    assert torch.equal(other.denoise(pictures(), 50.0, cond), plain.denoise(pictures(), 50.0, cond))
+    assert torch.equal(other.denoise(pictures(), 50.0), plain.denoise(pictures(), 50.0))
+    zero = cond.plus(low_res_noise=torch.zeros(4))
+    assert torch.equal(image_of(other.conditioner, zero, 4), image_of(plain.conditioner, cond, 4))
+
+
+def test_in_training_each_samples_image_has_noise_of_its_key_and_the_network_is_told() -> None:
+    model = augmented().train()
+    cond, seeds = Conditions.of(low_res=small(32)), keys(0, "k", 0, torch.arange(32))
+    told = model.conditioner(cond, 32, seeds)
+    part = model.conditioner(cond[4:8], 4, seeds[4:8])
+    torch.testing.assert_close(part.image, told.image[4:8])
+    torch.testing.assert_close(part.vector, told.vector[4:8])
+    _, share = noisy().of(small(32), seeds)
+    assert 0 < share.min() < 0.1
+    assert 0.4 < share.max() < 0.5
+    torch.testing.assert_close(told.vector, model.conditioner.told(1000 * share.float()))
+    clean = image_of(model.conditioner, cond, 32)
+    error = (told.image - clean)[:, :3].square().mean((1, 2, 3))
+    order = share.argsort()
+    assert error[order[:8]].mean() < 0.3 * error[order[-8:]].mean(), "more noise where it is said that there is more"
+    hidden = model.conditioner(cond.absent(), 32, seeds)
+    assert not hidden.image.any()
+    assert not hidden.vector.any()
+
+
+def test_in_sampling_a_chosen_amount_is_applied_and_told() -> None:
+    model, cond = augmented(amount=0.25), Conditions.of(low_res=small())
+    clean = image_of(built().conditioner, cond, 4)
+    by_field, by_value = (
+        model.conditioner(cond, 4),
+        augmented().conditioner(cond.plus(low_res_noise=torch.full((4,), 0.25)), 4),
+    )
+    assert torch.equal(by_field.image, by_value.image)
+    assert torch.equal(by_field.vector, by_value.vector)
+    torch.testing.assert_close(by_field.vector, model.conditioner.told(torch.full((4,), 250.0)))
+    low = small()
+    level = noisy().path.level(noisy().path.t_min + 0.25 * (noisy().path.t_max - noisy().path.t_min))
+    noise = (by_field.image - clean)[:, :3]
+    assert noise.abs().mean() > 0.1
+    # The same at each step of a sample, another for another key.
+    some = keys(0, "k", 0, torch.arange(4))
+    keyed = [image_of(model.conditioner, cond.plus(low_res_key=some)[rows], 2) for rows in (slice(0, 2), slice(1, 3))]
+    assert torch.equal(keyed[0][1], keyed[1][0])
+    deviations = (keyed[0][0] - keyed[0][1])[:3].std()
+    assert deviations > 0
+    expected = float(level.alpha) * low + float(level.sigma) * normal(derived(some, "low resolution"), (3, 4, 4))
+    enlarged = torch.nn.functional.interpolate(expected, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(image_of(model.conditioner, cond.plus(low_res_key=some), 4)[:, :3], enlarged)
+
+
+def test_noise_that_was_not_trained_is_refused() -> None:
+    model = augmented()
+    with pytest.raises(UsageError, match=r"low_res_noise is .*give a number in \[0, 0.5\]"):
+        sample(model, 4, cond=Conditions.of(low_res=small(), low_res_noise=torch.full((4,), 0.7)))
+    with pytest.raises(UsageError, match=r"amount 0.7 is more noise than training knows \(up_to = 0.5\)"):
+        parse(LowResolution, {"factor": 2, "augmentation": {"amount": 0.7}})
+    with pytest.raises(UsageError, match="needs a network that takes a condition vector"):
+        LowResolution(factor=2, augmentation=noisy()).build(0, SHAPE)
+    with pytest.raises(UsageError, match="classes = 3 and reader 'class_label' both say"):
+        parse(LowResolution, {"classes": 3, "reader": {"kind": "class_label", "classes": 3}})
+
+
+# In latents
+
+
+def test_in_latents_the_small_image_may_be_that_of_the_picture_behind() -> None:
+    part = LowResolution(factor=4, of="image").seeing((3, 16, 16))
+    live = part.build(0, (4, 4, 4))
+    x = pictures(2, (3, 16, 16))
+    seen = live.observe(torch.zeros(2, 4, 4, 4), Conditions.of(image=x))
+    assert torch.equal(seen.values["low_res"], downsampled(x, 4))
+    image = image_of(live, seen, 2)
+    assert image.shape == (2, 4, 4, 4)
+    assert torch.equal(image[:, :3], downsampled(x, 4)), "it is of the latents' size already"
+    assert part.sees_images
+    with pytest.raises(UsageError, match=r"low_res is 8 x 8, but the latents .* are 4 x 4.*raise conditioner.factor"):
+        LowResolution(factor=2, of="image").seeing((3, 16, 16)).build(0, (4, 4, 4))
+    with pytest.raises(UsageError, match="told no image with the latents"):
+        live.observe(torch.zeros(2, 4, 4, 4), Conditions())

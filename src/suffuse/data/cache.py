@@ -1,6 +1,7 @@
 """The cache of pictures and latents: a sealed folder that is mapped into memory, found by content and settings.
 
-`images.npy` (uint8 N x H x W x C, or float32 N x C x H x W), `labels.npy`, `captions.json`, `facts.json` (classes,
+`images.npy` (uint8 N x H x W x C, or float32 N x C x H x W), `picture.npy` (the second picture of each, where there
+are such), `labels.npy`, `captions.json`, `facts.json` (classes,
 fingerprint, report) and the manifest of `suffuse.base.files`. It appears whole or not at all; of two processes that
 want the same one, the second waits and takes the first's.
 """
@@ -25,13 +26,16 @@ from numpy.typing import NDArray
 from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import parse
+from suffuse.data.companion import Companion
 from suffuse.data.dataset import Dataset
 from suffuse.data.report import DataReport
 
-__all__ = ["ArrayFile", "Filled", "cached", "default_cache"]
+__all__ = ["BESIDE", "ArrayFile", "Filled", "cached", "default_cache"]
 
 FORMAT_VERSION = 1
 IMAGES, LABELS, CAPTIONS, FACTS = "images.npy", "labels.npy", "captions.json", "facts.json"
+BESIDE = "picture"
+"""Name of the condition that second pictures are, and of their file."""
 _BLOCK = 1024  # pictures copied at a time when a file of pixels is widened
 
 
@@ -143,25 +147,41 @@ def _finish(staging: Path, name: str, filled: Filled) -> None:
     facts = {
         "format_version": FORMAT_VERSION,
         "classes": dataset.classes,
-        "fingerprint": dataset.fingerprint,
+        "fingerprint": _with_beside(dataset.fingerprint, staging),
         "report": dataset.report.dump(),
     }
     files.write_json(staging / FACTS, facts)
 
 
+def _with_beside(fingerprint: str, folder: Path) -> str:
+    """The samples' fingerprint, or another one where second pictures belong to them."""
+    path = folder / f"{BESIDE}.npy"
+    if not path.is_file():
+        return fingerprint
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"{fingerprint}/{found}".encode()).hexdigest()[:32]
+
+
 def _open(folder: Path, name: str) -> Dataset:
     facts = files.read_json(folder / FACTS)
-    captions, labels = folder / CAPTIONS, folder / LABELS
+    captions, labels, beside = folder / CAPTIONS, folder / LABELS, folder / f"{BESIDE}.npy"
+    companions = {BESIDE: Companion(_mapped(beside), np.arange(len(_mapped(beside))))} if beside.exists() else {}
     return Dataset(
         name=name,
-        # As a plain array: the subclass for mapped files costs time with every batch.
-        store=np.asarray(np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)),
+        store=_mapped(folder / IMAGES),
+        companions=companions,
         labels=np.load(labels, allow_pickle=False) if labels.exists() else None,
         captions=tuple(files.read_json(captions)["captions"]) if captions.exists() else None,
         classes=tuple(facts["classes"]),
         fingerprint=facts["fingerprint"],
         report=parse(DataReport, facts["report"]),
     )
+
+
+def _mapped(path: Path) -> NDArray[Any]:  # Any: uint8 pixels or float32 numbers
+    # As a plain array: the subclass for mapped files costs time with every batch.
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 class ArrayFile:

@@ -43,6 +43,12 @@ class Companion:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one value as it is served: (C, H, W) of pictures."""
+        inside = tuple(self.table.shape[1:])
+        return (inside[2], *inside[:2]) if self.table.dtype == np.uint8 else inside
+
     def of(self, places: NDArray[np.int64]) -> Companion:
         """That of some of the samples, by number."""
         return Companion(self.table, self.rows[places], None if self.present is None else self.present[places])

@@ -98,8 +98,13 @@ def quiet_decoder() -> Iterator[None]:
         yield
 
 
-def decode(data: bytes, rules: PictureRules) -> Decoded:
+def decode(data: bytes, rules: PictureRules, *, smooth: bool = True) -> Decoded:
     """Decode the content of a picture file.
+
+    Args:
+        data: The content.
+        rules: How it becomes a sample.
+        smooth: Whether it is resized by means of its pixels; otherwise by the nearest ones, so that colours do not mix.
 
     Raises:
         BadPicture: It is empty, of no allowed format, damaged, too large, or too small where that is not wanted.
@@ -110,7 +115,7 @@ def decode(data: bytes, rules: PictureRules) -> Decoded:
         raise BadPicture(EMPTY)
     try:
         with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _decode(image, rules)
+            return _decode(image, rules, smooth=smooth)
     except (BadPicture, MemoryError):
         raise
     except PIL.UnidentifiedImageError:
@@ -122,7 +127,7 @@ def decode(data: bytes, rules: PictureRules) -> Decoded:
         raise BadPicture(DAMAGED, str(error)) from None
 
 
-def _decode(image: Image, rules: PictureRules) -> Decoded:
+def _decode(image: Image, rules: PictureRules, *, smooth: bool) -> Decoded:
     if image.width * image.height > rules.pixel_limit:
         raise BadPicture(HUGE, f"{image.width}x{image.height}, the limit is {rules.pixel_limit}")
     applied = []
@@ -133,7 +138,7 @@ def _decode(image: Image, rules: PictureRules) -> Decoded:
     _check_size(came_as, rules)
     plain = _flat(_eight_bit(upright, applied), rules, applied)
     if rules.size is not None:
-        plain = _fitted(plain, rules.size, rules.crop, applied)
+        plain = _fitted(plain, rules.size, rules.crop, applied, smooth=smooth)
     return Decoded(_channels(plain, rules.channels), came_as, tuple(applied))
 
 
@@ -190,7 +195,7 @@ def _flat(image: Image, rules: PictureRules, applied: list[str]) -> Image:
     return alpha_composite(new("RGBA", image.size, (*rules.background, 255)), colour).convert("RGB")
 
 
-def _fitted(image: Image, size: int, crop: str, applied: list[str]) -> Image:
+def _fitted(image: Image, size: int, crop: str, applied: list[str], *, smooth: bool) -> Image:
     width, height = image.size
     box = (0.0, 0.0, float(width), float(height))
     if width != height:
@@ -201,18 +206,23 @@ def _fitted(image: Image, size: int, crop: str, applied: list[str]) -> Image:
             box = (left, top, left + side, top + side)
     if min(width, height) < size:
         applied.append("enlarged")
-    return resized(image, size, box)
+    return resized(image, size, box, smooth=smooth)
 
 
-def resized(image: Image, size: int, box: tuple[float, float, float, float] | None = None) -> Image:
-    """A picture, or a box (left, top, right, bottom) of it, at size x size: bicubic over each pixel's footprint."""
+def resized(
+    image: Image, size: int, box: tuple[float, float, float, float] | None = None, *, smooth: bool = True
+) -> Image:
+    """A picture, or a box (left, top, right, bottom) of it, at size x size.
+
+    Smooth is bicubic over each pixel's footprint; otherwise the nearest pixel is taken.
+    """
     from PIL.Image import Resampling
 
     whole = (0.0, 0.0, float(image.width), float(image.height))
     if image.size == (size, size) and box in (None, whole):
         return image
     # Pillow multiplies colours by alpha while it resizes RGBA, so transparent pixels weigh nothing.
-    return image.resize((size, size), Resampling.BICUBIC, box=box or whole)
+    return image.resize((size, size), Resampling.BICUBIC if smooth else Resampling.NEAREST, box=box or whole)
 
 
 def _channels(image: Image, channels: str) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from suffuse.base.errors import UsageError
-from suffuse.data.cache import ArrayFile, Filled, cached
+from suffuse.data.cache import BESIDE, ArrayFile, Filled, cached
 from suffuse.data.dataset import Dataset
 from suffuse.data.decode import SMALL, BadPicture, Decoded, PictureRules, decode, quiet_decoder
 from suffuse.data.layout import Layout, Picture
@@ -28,6 +28,9 @@ __all__ = ["Listing", "PicturesPart"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+BAD_BESIDE = "its second picture cannot be used"
+# Settings that decide nothing where there are no second pictures: caches of before them are found again.
+_SECOND = ("condition_key", "condition_resize")
 UNREADABLE = "cannot be read"
 
 
@@ -65,6 +68,11 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
     def _listing(self) -> AbstractContextManager[Listing]:
         """What there is to decode; open as long as it is read."""
 
+    @property
+    def _beside(self) -> Literal["smooth", "nearest"] | None:
+        """How the second picture of each sample is resized; None without such."""
+        return None
+
     def load(self, cache: Path | None = None) -> Dataset:
         """Decode the pictures once into the cache, and open it.
 
@@ -75,22 +83,35 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
         """
         with self._listing() as listing:
             # Where the pictures lie is no matter: the content's key finds a moved zip again.
-            settings = {name: value for name, value in self.dump().items() if name not in ("path", "zip_limits")}
+            plain = self.dump()
+            unused = ("path", "zip_limits", *(() if self._beside else _SECOND))
+            settings = {name: value for name, value in plain.items() if name not in unused}
             key = {"settings": settings, "content": listing.key}
             return cached(cache, listing.name, key, lambda pixels: self._fill(listing, pixels))
 
     def _fill(self, listing: Listing, pixels: ArrayFile) -> Filled:
-        tally = _Tally()
-        with quiet_decoder():
-            for picture, result in _attempts(listing, self):
-                if isinstance(result, BadPicture):
-                    tally.left[result.reason].append(picture.name)
+        tally, how = _Tally(), self._beside
+        with ExitStack() as held:
+            held.enter_context(quiet_decoder())
+            beside = None
+            if how is not None:
+                beside = held.enter_context(ArrayFile(pixels.path.with_name(f"{BESIDE}.npy")))
+            for picture, result, second in _attempts(listing, self, smooth=how != "nearest"):
+                bad = next((one for one in (result, second) if isinstance(one, BadPicture)), None)
+                if bad is not None:
+                    tally.left[bad.reason].append(picture.name)
                     continue
+                assert isinstance(result, Decoded)
                 tally.sizes[_by(result.came_as)] += 1
                 tally.converted.update(result.applied)
-                if not pixels.side or pixels.side == result.pixels.shape[:2]:
-                    pixels.add(result.pixels)
-                    tally.kept.append(picture)
+                if pixels.side and pixels.side != result.pixels.shape[:2]:
+                    continue
+                if beside is not None:
+                    assert isinstance(second, Decoded)
+                    _check_alike(listing, picture, result, second)
+                    beside.add(second.pixels)
+                pixels.add(result.pixels)
+                tally.kept.append(picture)
         self._judge(listing, tally)
         if len(tally.kept) < tally.sizes.total():
             raise UsageError(
@@ -139,21 +160,44 @@ def _named(left: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{reason}: {Skipped.of(names)}" for reason, names in left.items())
 
 
-def _attempts(listing: Listing, rules: PictureRules) -> Iterator[tuple[Picture, Decoded | BadPicture]]:
-    """Every picture with what became of it, in order."""
+def _check_alike(listing: Listing, picture: Picture, first: Decoded, second: Decoded) -> None:
+    if first.pixels.shape[:2] != second.pixels.shape[:2]:
+        raise UsageError(
+            f"{listing.shown}: {picture.name!r} is {_by(first.came_as)} and its second picture {_by(second.came_as)}; "
+            "say which size they shall have, for example size=32"
+        )
 
-    def attempt(picture: Picture) -> Decoded | BadPicture:
+
+def _attempts(
+    listing: Listing, rules: PictureRules, *, smooth: bool
+) -> Iterator[tuple[Picture, Decoded | BadPicture, Decoded | BadPicture | None]]:
+    """Every picture with what became of it, and of the one that goes with it, in order.
+
+    Args:
+        listing: The pictures.
+        rules: Of both.
+        smooth: How second pictures are resized.
+    """
+
+    def read(place: int, *, smooth: bool) -> Decoded | BadPicture:
         try:
-            data = listing.read(picture.place)
+            data = listing.read(place)
         except Exception as error:  # files vanish, rights lack, zip entries have wrong sums: all end in the report
             return BadPicture(UNREADABLE, str(error))
         try:
-            return decode(data, rules)
+            return decode(data, rules, smooth=smooth)
         except BadPicture as error:
             return error
 
-    pictures = listing.layout.pictures
-    return zip(pictures, _in_order(attempt, pictures), strict=True)
+    def attempt(picture: Picture) -> tuple[Picture, Decoded | BadPicture, Decoded | BadPicture | None]:
+        first = read(picture.place, smooth=True)
+        if picture.beside is None:
+            return picture, first, None
+        second = read(picture.beside, smooth=smooth)
+        bad = BadPicture(BAD_BESIDE, str(second)) if isinstance(second, BadPicture) else second
+        return picture, first, bad
+
+    return _in_order(attempt, listing.layout.pictures)
 
 
 def _in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

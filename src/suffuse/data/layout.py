@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ Labels = Literal["auto", "folders", "metadata", "none"]
 METADATA = "metadata.jsonl"
 CAPTIONS = ("text", "caption")
 MISSING = "named in metadata.jsonl but not there"
+BESIDE_MISSING = "its second picture is not there"
 UNLISTED = "not named in metadata.jsonl"
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
@@ -42,12 +43,14 @@ class Picture:
         place: Number of the file in the source.
         label: Name of its class; None without classes.
         caption: Its text; None without captions.
+        beside: Number of the file of the picture that goes with it; None without.
     """
 
     name: str
     place: int
     label: str | None = None
     caption: str | None = None
+    beside: int | None = None
 
 
 @dataclass
@@ -69,7 +72,15 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def read_layout(source: Source, shown: str, *, labels: Labels, label_key: str, caption_key: str | None) -> Layout:
+def read_layout(
+    source: Source,
+    shown: str,
+    *,
+    labels: Labels,
+    label_key: str,
+    caption_key: str | None,
+    condition_key: str | None = None,
+) -> Layout:
     """Find the pictures of a source with their classes and captions.
 
     Args:
@@ -79,10 +90,15 @@ def read_layout(source: Source, shown: str, *, labels: Labels, label_key: str, c
             are any, otherwise class folders where there are any.
         label_key: The label in a line of the metadata.
         caption_key: The caption there; `text` or `caption`, whichever there is, when None.
+        condition_key: The name of the file of a second picture there; None for no second pictures.
 
     Raises:
         UsageError: No pictures, or classes and metadata that cannot be understood; the file or line is named.
     """
+    if condition_key is not None and labels == "folders":
+        raise UsageError(
+            f"condition_key {condition_key!r} is a key of {METADATA}; choose labels=auto or labels=metadata"
+        )
     metadata = [name for name in source.names if posixpath.basename(name) == METADATA]
     if len(metadata) > 1:
         raise UsageError(f"{shown} has several {METADATA} ({_some(metadata)}); name the folder of one of them")
@@ -93,9 +109,13 @@ def read_layout(source: Source, shown: str, *, labels: Labels, label_key: str, c
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"cannot read {owner}: {error}; mend it, or choose labels=folders") from None
         rows = _rows(lines, owner, folder=posixpath.dirname(metadata[0]))
-        return _by_metadata(source, shown, rows, labels=labels, label_key=label_key, caption_key=caption_key)
-    if labels == "metadata":
-        raise UsageError(f"{shown} has no {METADATA}; add one, or choose labels=folders or labels=none")
+        layout = _by_metadata(source, shown, rows, labels=labels, label_key=label_key, caption_key=caption_key)
+        if condition_key is not None:
+            _pair(layout, source, rows, condition_key, f"{METADATA} of {shown}")
+        return layout
+    if labels == "metadata" or condition_key is not None:
+        mend = "choose labels=folders or labels=none" if condition_key is None else "leave condition_key out"
+        raise UsageError(f"{shown} has no {METADATA}; add one, or {mend}")
     return _by_folders(source, shown, labels)
 
 
@@ -246,6 +266,35 @@ def _by_metadata(
     if unlisted := [name for name in source.names if name not in rows and _suffix(name) in SUFFIXES]:
         layout.left[UNLISTED] = unlisted
     return layout
+
+
+def _pair(layout: Layout, source: Source, rows: Mapping[str, tuple[int, Row]], key: str, owner: str) -> None:
+    """Give every picture the one that its line names under `key`; lines whose second picture is missing are lost."""
+    places = {name: place for place, name in enumerate(source.names)}
+    pairs, lost, seconds = [], [], set()
+    for picture in layout.pictures:
+        number, row = rows[picture.name]
+        given = row.get(key)
+        if not isinstance(given, str) or not given:
+            raise UsageError(f"line {number} of {owner} has {key} {given!r}; give the name of a picture there")
+        path = PurePosixPath(given)
+        if path.is_absolute() or ".." in path.parts:
+            raise UsageError(f"line {number} of {owner} leads out of the folder: {given!r}; use names inside it")
+        # Names are relative to the metadata, and so is the picture's own.
+        around = picture.name.removesuffix(str(PurePosixPath(row["file_name"])))
+        name = str(PurePosixPath(around) / path)
+        seconds.add(name)
+        if name in places:
+            pairs.append(replace(picture, beside=places[name]))
+        else:
+            lost.append(f"{picture.name} (line {number}: {given})")
+    layout.pictures = pairs
+    if lost:
+        layout.lost[BESIDE_MISSING] = lost
+    if UNLISTED in layout.left:
+        layout.left[UNLISTED] = [name for name in layout.left[UNLISTED] if name not in seconds]
+        if not layout.left[UNLISTED]:
+            del layout.left[UNLISTED]
 
 
 def _label(row: Row, key: str, shown: str) -> str:

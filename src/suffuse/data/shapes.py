@@ -17,10 +17,11 @@ from pydantic import Field, model_validator
 
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import keys, uniform
+from suffuse.data.companion import Companion
 from suffuse.data.dataset import Dataset
 from suffuse.data.part import DataPart
 
-__all__ = ["COLOURS", "FORMS", "PLACES", "Scene", "Shapes", "read_shapes", "render"]
+__all__ = ["COLOURS", "FORMS", "PLACES", "Scene", "Shapes", "form_map", "read_shapes", "render"]
 
 Array = NDArray[Any]  # Any: whole numbers, floats or truth values
 
@@ -128,6 +129,7 @@ class Shapes(DataPart):
         count: Number of pictures.
         seed: Of the pictures.
         objects: In a picture.
+        forms: Whether each comes with a grey map of its forms, see `form_map`, which the conditioner `picture` reads.
     """
 
     kind: Literal["shapes"] = "shapes"
@@ -135,6 +137,7 @@ class Shapes(DataPart):
     count: int = Field(default=10_000, ge=1)
     seed: int = 0
     objects: Literal[1, 2] = 1
+    forms: bool = False
 
     @model_validator(mode="after")
     def _large_enough(self) -> Self:
@@ -176,13 +179,16 @@ class Shapes(DataPart):
     def load(self, cache: Path | None = None) -> Dataset:
         """Render the pictures; nothing is cached."""
         scene = self.scene()
-        return Dataset.of(
+        dataset = Dataset.of(
             f"shapes{self.size}",
             render(scene, self.size),
             labels=scene.label,
             captions=scene.captions(),
             classes=CLASSES,
         )
+        if not self.forms:
+            return dataset
+        return dataset.beside(picture=Companion(form_map(scene, self.size), np.arange(self.count)))
 
 
 def _within(drawn: Array, radius: Array, low: float, high: float) -> Array:
@@ -225,6 +231,17 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
             canvas += covered[..., None] * _RGB[scene.colour[rows, k], None, None]
         images[rows] = np.rint(canvas * 255)
     return images
+
+
+def form_map(scene: Scene, size: int) -> NDArray[np.uint8]:
+    """Which form is where, without colours: (N, size, size, 1) uint8, 0 for none and 85, 170, 255 by `FORMS`."""
+    maps = np.zeros((len(scene), size, size, 1), np.uint8)
+    for k in range(scene.form.shape[1]):
+        x, y, radius = (part[:, k] * size for part in (scene.x, scene.y, scene.radius))
+        covered = _coverage(scene.form[:, k], x, y, radius, size) >= 0.5
+        value = ((scene.form[:, k] + 1) * 85).astype(np.uint8)
+        maps[..., 0] = np.where(covered, value[:, None, None], maps[..., 0])
+    return maps
 
 
 def read_shapes(images: NDArray[np.uint8], objects: int = 1) -> Scene:

@@ -47,10 +47,15 @@ class Conditioner(nn.Module, abc.ABC):
         """Conditions of samples of which nothing is asked, by their keys, (B,) int64; None when it draws none."""
         return None
 
-    def observe(self, x0: Tensor, cond: Conditions) -> Conditions:
+    def observe(self, x0: Tensor, cond: Conditions, keys: Tensor | None = None) -> Conditions:
         """Conditions of the data x0, (B, ...), with those added that can be computed from the data themselves.
 
         Training calls it before it hides conditions. What is in `cond` already stays as it is.
+
+        Args:
+            x0: The data.
+            cond: What is known of them.
+            keys: Of what is drawn for it, such as masks, (B,) int64; those of samples 0, 1, 2, ... when None.
         """
         return cond
 
@@ -80,12 +85,29 @@ class ConditionerPart(Part, abc.ABC):
         """Whether it is told of the pictures themselves in training, as `image`, also where the data are latents."""
         return False
 
+    @property
+    def companion(self) -> str | None:
+        """Name of the picture that it reads beside each sample of the data; None for most."""
+        return None
+
+    @property
+    def draws_from(self) -> str | None:
+        """Run of a finished generator whose samples are its condition where none is given; None for most.
+
+        A run keeps a copy in `parts/`, see `training.frozen_parts`.
+        """
+        return None
+
     def reading(self, text: TextPart) -> Self:
         """This with another part that reads captions."""
         raise UsageError(f"conditioner {self.kind!r} reads no captions")
 
     def seeing(self, shape: tuple[int, ...]) -> Self:
         """This for pictures of one shape, (C, H, W), if it sees any."""
+        return self
+
+    def seeing_companion(self, shape: tuple[int, ...]) -> Self:
+        """This for companion pictures of one shape, (C, H, W), if it reads any."""
         return self
 
     @property

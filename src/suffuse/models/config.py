@@ -12,7 +12,9 @@ from suffuse.models.conditioner import ClassLabel, ClassToken, ConditionerPart, 
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.models.frozen_text import FrozenText
+from suffuse.models.inpainting import Inpainting
 from suffuse.models.low_resolution import LowResolution
+from suffuse.models.picture import Picture
 from suffuse.models.reconstruction import Reconstruction
 from suffuse.models.semantic import Semantic
 from suffuse.models.text import Text
@@ -32,6 +34,8 @@ ConditionerConfig = Annotated[
         ClassToken,
         LabelNumber,
         LowResolution,
+        Picture,
+        Inpainting,
         Text,
         FrozenText,
         Semantic,

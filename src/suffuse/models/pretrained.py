@@ -259,9 +259,10 @@ def push_folder(
         RunError: The Hub refused or cannot be reached.
     """
     config = read_config(folder)
-    # Of the frozen models that a run keeps, its codec is the one without which it makes no images.
-    codec = config.codec if isinstance(config, ModelConfig) else None
-    parts = [f"{part.relative_to(folder)}/*" for part in folder.glob("parts/*") if part != folder / str(codec)]
+    # Of the frozen models that a run keeps, its codec and its first stage are those without which it makes no images.
+    needed = (config.codec, config.conditioner.draws_from) if isinstance(config, ModelConfig) else ()
+    own = {folder / name for name in needed if name is not None}
+    parts = [f"{part.relative_to(folder)}/*" for part in folder.glob("parts/*") if part not in own]
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -45,7 +45,7 @@ class ReconstructionConditioner(Conditioner):
                     f"condition {name!r} has shape {tuple(cond.values[name].shape[1:])}, but this model takes {wanted}"
                 )
 
-    def observe(self, x0: Tensor, cond: Conditions) -> Conditions:
+    def observe(self, x0: Tensor, cond: Conditions, keys: Tensor | None = None) -> Conditions:
         """With the image itself, unless there is a vector already."""
         return cond if LATENT in cond.values or _IMAGE in cond.values else cond.plus(image=x0)
 

@@ -49,7 +49,7 @@ def training_conditions(model: Denoiser, batch: Batch, noise: Draws, dropout: fl
         noise: Randomness of the samples.
         dropout: Probability that a sample's conditions are hidden: guidance needs an unconditional half.
     """
-    cond = batch.cond if batch.x0 is None else model.conditioner.observe(batch.x0, batch.cond)
+    cond = batch.cond if batch.x0 is None else model.conditioner.observe(batch.x0, batch.cond, noise.keys("observed"))
     if not cond or dropout == 0:
         return cond
     return cond.drop(noise.uniform("condition dropout") < dropout)

@@ -15,13 +15,17 @@ from suffuse.acceleration import MacCounter, NoPlan, applied
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError, unknown_name
 from suffuse.data import Dataset
+from suffuse.models.inpainting import KNOWN
+from suffuse.models.low_resolution import LOW
+from suffuse.models.picture import PICTURE
 from suffuse.sampling import sample_batches
+from suffuse.tasks.cascade import class_names, enlarged_conditions, label_count, text_reader
 from suffuse.tasks.prompts import prompt_conditions, reads_text
 from suffuse.tasks.runs import OpenRun
-from suffuse.training.sample_conditions import rows_told, sample_conditions
+from suffuse.training.sample_conditions import labels_told, rows_told, sample_conditions
 from suffuse.training.settings import SamplingSettings
 
-__all__ = ["Asked", "Generated", "conditions_for", "generate", "generate_each"]
+__all__ = ["Asked", "Generated", "conditions_for", "generate", "generate_each", "told_beside"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class Generated:
         labels: Classes that were asked for, (n,); None for a model that knows none.
         classes: Names of the model's classes; empty when it knows none.
         captions: Texts that were asked for, n of them; empty for a model that reads none.
-        nfe: Network evaluations per sample, counted.
-        seconds: Wall time of sampling and, for a model of latents, of decoding.
+        nfe: Network evaluations per sample, counted; of a cascade those of its last stage.
+        seconds: Wall time of sampling and, for a model of latents, of decoding; with the stages before, of a cascade.
         macs: Multiply-accumulates of the network per sample; None where they were not counted.
     """
 
@@ -73,19 +77,63 @@ def conditions_for(
     """
     asked = asked or Asked()
     number = None if asked.label is None else _number_of(run, asked.label)
-    if asked.prompts:
-        captions = asked.prompts * n if len(asked.prompts) == 1 else asked.prompts
-        if len(captions) != n:
-            raise UsageError(f"there are {len(captions)} prompts for {n} samples; give one for each, or one for all")
+    if run.first is not None:
+        captions = _captions_of_cascade(run, n, asked, first, number)
+        cond: Conditions | None = enlarged_conditions(run, n, asked, captions, number=number, first=first, seed=seed)
+    elif asked.prompts:
+        captions = _one_each(asked.prompts, n)
         _only_text(run)
-        cond: Conditions | None = prompt_conditions(run, captions)
+        cond = prompt_conditions(run, captions)
     else:
         cond, captions = _of_data(run, n, first, number, seed)
+    return _against(run, cond, asked, n), captions
+
+
+def told_beside(run: OpenRun, n: int, asked: Asked) -> tuple[Conditions, tuple[str, ...]]:
+    """Class and texts that are asked for alone, for a model that is shown pictures too, which the caller adds.
+
+    Raises:
+        UsageError: No such class, the model knows none or reads no text.
+    """
+    cond = Conditions()
+    captions: tuple[str, ...] = ()
+    if asked.prompts:
+        captions = _one_each(asked.prompts, n)
+        cond = prompt_conditions(run, captions)
+    if asked.label is not None:
+        cond = cond.plus(label=labels_told(1, n, label=_number_of(run, asked.label)))
+    return _against(run, cond, asked, n) or Conditions(), captions
+
+
+def _one_each(prompts: tuple[str, ...], n: int) -> tuple[str, ...]:
+    captions = prompts * n if len(prompts) == 1 else prompts
+    if len(captions) != n:
+        raise UsageError(f"there are {len(captions)} prompts for {n} samples; give one for each, or one for all")
+    return captions
+
+
+def _against(run: OpenRun, cond: Conditions | None, asked: Asked, n: int) -> Conditions | None:
+    """Conditions with what guidance leads away from."""
     if asked.negative is None:
-        return cond, captions
-    if cond is None or not reads_text(run):
+        return cond
+    if cond is not None and reads_text(run):
+        return cond.against(prompt_conditions(run, (asked.negative,) * n))
+    if text_reader(run) is None:
         raise UsageError("a negative prompt needs a model that reads text, but this one reads none; leave it out")
-    return cond.against(prompt_conditions(run, (asked.negative,) * n)), captions
+    return cond  # an earlier stage of the cascade was told
+
+
+def _captions_of_cascade(run: OpenRun, n: int, asked: Asked, first: int, label: int | None) -> tuple[str, ...]:
+    """Texts of the samples of a cascade: those asked for, else those of its data in turn; none when none is read."""
+    reader = text_reader(run)
+    if asked.prompts:
+        if reader is None:
+            prompt_conditions(run, asked.prompts)  # says why not
+        return _one_each(asked.prompts, n)
+    if reader is None:
+        return ()
+    data = _data_of(reader)
+    return data.captions_of(rows_told(data, n, first, label))
 
 
 def _of_data(
@@ -100,16 +148,16 @@ def _of_data(
 
 
 def _only_text(run: OpenRun) -> None:
-    needed = [name for name in run.model.conditioner.reads if name == "low_res"]
+    needed = [name for name in run.model.conditioner.reads if name in (LOW, KNOWN, PICTURE)]
     if needed:
         raise UsageError(f"this model is told {needed[0]} too, which a prompt cannot give; sample it in Python")
 
 
 def _number_of(run: OpenRun, label: str) -> int:
-    count = run.config.conditioner.label_count
+    count = label_count(run)
     if not count:
         raise UsageError(f"label {label!r} needs a class-conditional model, but this one knows no classes")
-    names = run.config.classes or tuple(str(i) for i in range(count))
+    names = class_names(run) or tuple(str(i) for i in range(count))
     if label in names:
         return names.index(label)
     if label.isdecimal() and int(label) < count:
@@ -140,6 +188,8 @@ def generate(
     seed: int = 0,
     first: int = 0,
     asked: Asked | None = None,
+    cond: Conditions | None = None,
+    captions: tuple[str, ...] = (),
     on_samples: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     counter: MacCounter | None = None,
@@ -153,6 +203,8 @@ def generate(
         seed: With the sample's number it determines the noise.
         first: Number of the first sample.
         asked: Class or text of the samples; what the model is told of its data, in turn, when None.
+        cond: The conditions themselves, of all n samples, in place of what is asked: small images to be enlarged, say.
+        captions: Texts among them, for the record.
         on_samples: Called after each batch with the number of samples finished.
         on_step: Called after each solver step, see `sample_batches`.
         counter: Counts multiply-accumulates; the first call of each kind takes longer.
@@ -161,8 +213,11 @@ def generate(
         raise UsageError(f"n is {n}; ask for at least one sample")
     if first < 0:
         raise UsageError(f"first is {first}; samples are numbered from 0")
-    cond, captions = conditions_for(run, n, asked, first, seed)
-    parts, rows, seconds, done = [], 0.0, 0.0, 0
+    began = time.perf_counter()
+    if cond is None:
+        cond, captions = conditions_for(run, n, asked, first, seed)
+    parts, rows, done = [], 0.0, 0
+    seconds = 0.0 if run.first is None else time.perf_counter() - began
     # A plan that computes everything, and counts nothing, is not even there.
     absent = settings.plan == NoPlan() and counter is None
     with nullcontext() if absent else applied(run.model, settings.plan, counter=counter) as planned:

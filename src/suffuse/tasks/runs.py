@@ -49,6 +49,7 @@ class OpenRun:
         source: Where its files are, if not in `folder`.
         decoder: Turns the model's latents into images, in evaluation mode on the model's device; None for a model of
             pixels or points.
+        first: Run of the model whose samples this one enlarges, of a cascade; None for most.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class OpenRun:
     recipe: Recipe | None
     source: Path | None = None
     decoder: Decoder | None = None
+    first: OpenRun | None = None
 
     @property
     def codec(self) -> Codec | None:
@@ -154,7 +156,20 @@ def open_run(name: str | Path, *, weights: str | None = None, device: str = "aut
     decoder = Decoder.of_model(folder, place)
     # What is made of a model of the Hub belongs here, not into the Hub's cache.
     home = folder if Path(name).is_dir() else Path("runs") / str(name).replace("/", "--")
-    return OpenRun(home, model, model.config, recipe, None if home == folder else folder, decoder)
+    return OpenRun(
+        home, model, model.config, recipe, None if home == folder else folder, decoder, _first(folder, model, device)
+    )
+
+
+def _first(folder: Path, model: Denoiser, device: str) -> OpenRun | None:
+    """The first stage of a cascade, from the copy in the run's folder."""
+    assert model.config is not None
+    name = model.config.conditioner.draws_from
+    if name is None:
+        return None
+    if not (folder / name).is_dir():
+        raise UsageError(f"{folder / name} is missing: the model whose samples this one enlarges; bring it back")
+    return open_run(folder / name, device=device)
 
 
 def _part(kind: Any, value: Any, what: str) -> Any:  # Any: a joint's annotated type, and its part

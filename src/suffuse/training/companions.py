@@ -47,8 +47,21 @@ def settled(conditioner: ConditionerPart, images: Dataset, folder: Path, device:
                 "that do (a metadata.jsonl with `text` beside the pictures), or conditioner=none"
             )
         conditioner = conditioner.reading(_settled_text(text, images.captions, folder, device))
-    conditioner = with_first_stage(conditioner, images)
+    conditioner = with_first_stage(conditioner, images, folder)
+    if conditioner.companion is not None:
+        found = _companion(conditioner.companion, images)
+        conditioner = conditioner.seeing_companion(found.shape)
     return conditioner.seeing(images.shape) if conditioner.sees_images else conditioner
+
+
+def _companion(name: str, images: Dataset) -> Companion:
+    if name not in images.companions:
+        raise UsageError(
+            f"the conditioner reads a {name} of each sample, but data {images.name!r} have none; name the key of the "
+            "second pictures in metadata.jsonl (data.condition_key=conditioning_image), or use data.forms=true of "
+            "shapes"
+        )
+    return images.companions[name]
 
 
 def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, device: torch.device) -> TextPart:
@@ -157,11 +170,19 @@ def accompanied(
         device: Where a text model runs.
         note: Told what a user should know of the captions.
     """
+    if conditioner.draws_from is not None and dataset is not images and not conditioner.sees_images:
+        raise UsageError(
+            "conditioner.run draws small images, but in latents conditioner.of is 'sample', which enlarges small "
+            "latents; set conditioner.of=image"
+        )
     text = conditioner.text
     if text is not None:
         if images.captions is None:
             raise UsageError(f"data {images.name!r} have no captions, which this model reads; choose data that do")
         dataset = dataset.beside(**CaptionReader(text, folder, device).companions(images.captions, note))
+    if conditioner.companion is not None:
+        # Latents are made anew of the images, and have nothing beside them.
+        dataset = dataset.beside(**{conditioner.companion: _companion(conditioner.companion, images)})
     if conditioner.sees_images:
         rows = np.arange(len(images)) if images.rows is None else images.rows
         dataset = dataset.beside(**{IMAGE: Companion(images.store, rows)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from suffuse.base.errors import RunError, UsageError
@@ -12,7 +14,8 @@ from suffuse.models.codec import Codec
 from suffuse.models.conditioner import ConditionerPart
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.frozen_text import FrozenTextConditioner
-from suffuse.models.pretrained import load_codec
+from suffuse.models.low_resolution import LowResolution
+from suffuse.models.pretrained import load_codec, load_codec_config, load_config
 from suffuse.models.reconstruction import Reconstruction, ReconstructionConditioner
 from suffuse.training.frozen_parts import start_from
 from suffuse.training.measured import samples_of, some
@@ -22,12 +25,19 @@ from suffuse.training.recipes import AnyRecipe
 __all__ = ["begun", "with_first_stage"]
 
 
-def with_first_stage(conditioner: ConditionerPart, images: Dataset) -> ConditionerPart:
-    """The conditioner with its first stage's network filled in.
+def with_first_stage(conditioner: ConditionerPart, images: Dataset, folder: Path) -> ConditionerPart:
+    """The conditioner with its first stage's network filled in; a first stage that draws is only looked at.
+
+    Args:
+        conditioner: As the recipe has it.
+        images: The data as they came, before any codec.
+        folder: Of the run, in which there may be a copy of the first stage.
 
     Raises:
-        UsageError: No such autoencoder, or one for other images.
+        UsageError: No such autoencoder, or one for other images; a generator of images of another size.
     """
+    if isinstance(conditioner, LowResolution) and conditioner.run is not None:
+        _check_small(conditioner, images, folder / conditioner.run)
     if not isinstance(conditioner, Reconstruction):
         return conditioner
     codec = _opened(conditioner)
@@ -38,6 +48,18 @@ def with_first_stage(conditioner: ConditionerPart, images: Dataset) -> Condition
             f"{images.shape}; train the autoencoder on the same data"
         )
     return conditioner.replace(network=codec.config.network)
+
+
+def _check_small(conditioner: LowResolution, images: Dataset, place: Path) -> None:
+    config = load_config(place)
+    made = config.shape if config.codec is None else load_codec_config(place / config.codec).shape
+    large = conditioner.seeing(images.shape) if conditioner.sees_images else conditioner
+    wanted = large.small_shape(images.shape)
+    if made != wanted:
+        raise UsageError(
+            f"conditioner.run makes images of {made}, but images of {images.shape} are enlarged by "
+            f"{conditioner.factor} from {wanted}; train it at that size, or change conditioner.factor"
+        )
 
 
 def _opened(conditioner: Reconstruction) -> Codec:

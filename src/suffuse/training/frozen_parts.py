@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import yaml
 
 from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.part import Part
 from suffuse.base.weights import check_state, load_weights
 from suffuse.models.codec import Codec
+from suffuse.models.conditioner import ConditionerPart
 from suffuse.models.denoiser import Denoiser
-from suffuse.models.pretrained import load_codec_config, load_model, local_folder, save_model
+from suffuse.models.pretrained import load_codec_config, load_config, load_model, local_folder, save_model
+from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.objectives.frozen import FrozenRun, check_space
 from suffuse.process import ConsistencyPrediction, EDMPrediction
+from suffuse.training.run_files import RECIPE_FILE
 
 if TYPE_CHECKING:
     from suffuse.training.recipes import AnyRecipe
 
-__all__ = ["PARTS", "content_of", "embedded", "find_codec", "is_copy", "kept", "located", "start_from"]
+__all__ = [
+    "PARTS",
+    "content_of",
+    "copy_generator",
+    "embedded",
+    "find_codec",
+    "is_copy",
+    "kept",
+    "located",
+    "start_from",
+]
 
 PARTS = "parts"
 """Folder of a run in which its frozen models are kept, each under the hash of what it is."""
 
 
 def embedded(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
-    """Copy the frozen models of the objective into a run's folder; the recipe then names the copies.
+    """Copy the frozen models of objective and conditioner into a run's folder; the recipe then names the copies.
 
     A codec is copied when the data have been read, see `latents`; that it is there is seen to here.
 
@@ -39,7 +54,55 @@ def embedded(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
     codec = getattr(recipe, "codec", None)
     if codec is not None:
         find_codec(codec, folder)
-    return recipe.replace(objective=_mapped(recipe.objective, folder, copy=True))
+    changes: dict[str, object] = {"objective": _mapped(recipe.objective, folder, copy=True)}
+    conditioner = getattr(recipe, "conditioner", None)
+    if isinstance(conditioner, ConditionerPart) and conditioner.draws_from is not None:
+        changes["conditioner"] = _with_generator(conditioner, folder)
+    return recipe.replace(**changes)
+
+
+def _with_generator(conditioner: ConditionerPart, folder: Path) -> ConditionerPart:
+    """The conditioner naming the run's own copy of the generator that it draws from, made when there is none yet."""
+    run = str(conditioner.draws_from)
+    if Path(run).parts[:1] == (PARTS,):
+        if not (folder / run).is_dir():
+            raise UsageError(f"the run's own copy of its first stage, {folder / run}, is missing; bring it back")
+        return conditioner
+    try:
+        source = local_folder(Path(run) if Path(run).is_dir() else run)
+        load_config(source)
+    except (UsageError, RunError) as error:
+        raise UsageError(
+            f"conditioner.run {run!r} cannot be opened ({error}); train a model of small images first and name its run"
+        ) from None
+    model = load_model(source, weights=getattr(conditioner, "weights", None))
+    file = source / RECIPE_FILE
+    # The way it is sampled is a part of what it draws.
+    how = yaml.safe_load(file.read_text(encoding="utf-8")).get("sampling") if file.is_file() else None
+    name = content_of(model, json.dumps(how, sort_keys=True))
+    if not (folder / PARTS / name).is_dir():
+        files.make_folder(folder / PARTS)
+        with files.staged(folder / PARTS / name) as place:
+            copy_generator(model, source, place)
+    return conditioner.replace(run=f"{PARTS}/{name}", weights=None)
+
+
+def copy_generator(model: Denoiser, source: Path, place: Path) -> None:
+    """Write a model of a run with all that its own sampling needs: recipe, tokenizer, codec, its own first stage.
+
+    Args:
+        model: As it was loaded from `source`.
+        source: Folder of its run.
+        place: Where it goes; an empty folder.
+    """
+    assert model.config is not None
+    save_model(place, model.config.replace(others=()), model.state_dict(), {})
+    for name in (RECIPE_FILE, TOKENIZER_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, place / name)
+    for part in (model.config.codec, model.config.conditioner.draws_from):
+        if part is not None:
+            shutil.copytree(source / part, place / part)
 
 
 def find_codec(codec: FrozenRun, folder: Path) -> Path:
@@ -83,6 +146,9 @@ def kept(recipe: AnyRecipe, recorded: AnyRecipe) -> AnyRecipe:
         if mine not in ("auto", measured):
             raise UsageError(f"the run was trained with sigma_data {measured}, not {mine}; resume with its own")
         changes["sigma_data"] = measured
+    told = getattr(recipe, "conditioner", None), getattr(recorded, "conditioner", None)
+    if all(isinstance(part, ConditionerPart) and part.draws_from is not None for part in told):
+        changes["conditioner"] = told[0].replace(run=told[1].run, weights=told[1].weights)  # type: ignore[union-attr]  # seen to above
     ours, theirs = getattr(recipe, "codec", None), getattr(recorded, "codec", None)
     if ours is not None and theirs is not None and ours.std != theirs.std:
         raise UsageError(f"the run's latents have codec.std {theirs.std}, not {ours.std}; resume with its own")

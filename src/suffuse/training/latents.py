@@ -6,7 +6,6 @@ Source: rombach2022ldm, Section 3.
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +23,10 @@ from suffuse.data.cache import ArrayFile, Filled, cached
 from suffuse.metrics import Spread, spread
 from suffuse.models.codec import Codec
 from suffuse.models.config import ModelConfig
-from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_codec, load_model, read_config, save_model
-from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.objectives.frozen import FrozenRun
-from suffuse.training.frozen_parts import PARTS, content_of, find_codec, is_copy
+from suffuse.training.frozen_parts import PARTS, content_of, copy_generator, find_codec, is_copy
 from suffuse.training.measured import samples_of, some
-from suffuse.training.run_files import RECIPE_FILE
 
 __all__ = ["CodecRun", "draw_spreads", "encoded", "latents_of", "own_codec", "spreads_of"]
 
@@ -93,19 +89,8 @@ def own_codec(run: CodecRun, dataset: Dataset, folder: Path, device: torch.devic
         with files.staged(folder / name) as place:
             save_model(place, codec.config.replace(others=(), decoder=decoder), codec.state_dict(), {})
             if draws is not None:
-                _copy_decoder(draws, source, place / DECODER)
+                copy_generator(draws, source, place / DECODER)
     return run.replace(run=name, weights=None)
-
-
-def _copy_decoder(model: Denoiser, source: Path, place: Path) -> None:
-    """A denoiser that decodes, with all that its own sampling needs: recipe, tokenizer, codec."""
-    assert model.config is not None
-    save_model(place, model.config.replace(others=()), model.state_dict(), {})
-    for name in (RECIPE_FILE, TOKENIZER_FILE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, place / name)
-    if model.config.codec is not None:
-        shutil.copytree(source / model.config.codec, place / model.config.codec)
 
 
 def latents_of(

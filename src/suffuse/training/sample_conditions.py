@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from suffuse.base.randomness import keys
 from suffuse.data import Dataset
 from suffuse.models.denoiser import Denoiser
 
-__all__ = ["rows_told", "sample_conditions"]
+__all__ = ["labels_told", "rows_told", "sample_conditions"]
 
 _AT_ONCE = 256  # images of the data that are looked at together
 
@@ -40,10 +41,10 @@ def sample_conditions(
         first: Number of the first one.
         label: Class of all of them; all classes in turn when None.
         data: Gives the data that are observed; called only when the model needs them.
-        seed: Of conditions that the model draws.
+        seed: Of what is drawn: the model's own conditions, masks of images.
 
     Returns:
-        On the CPU, all present; None for a model that is told nothing.
+        On the CPU, present where the data have them; None for a model that is told nothing.
 
     Raises:
         UsageError: No image of the data has this label.
@@ -53,14 +54,19 @@ def sample_conditions(
     if drawn is not None:
         return drawn.to("cpu")
     if model.conditioner.observes:
-        return _observed(model, data(), n, first, label)
-    if model.config.conditioner.text is not None or model.config.conditioner.sees_images:
+        return _observed(model, data(), n, first, label, seed)
+    part = model.config.conditioner
+    if part.text is not None or part.sees_images or part.companion is not None:
         return _beside(model, data(), n, first, label)
-    classes = model.config.conditioner.label_count
+    classes = part.label_count
     if not classes:
         return None
-    numbers = torch.arange(first, first + n) % classes if label is None else torch.full((n,), label)
-    return Conditions.of(label=numbers)
+    return Conditions.of(label=labels_told(classes, n, first, label))
+
+
+def labels_told(classes: int, n: int, first: int = 0, label: int | None = None) -> Tensor:
+    """Classes of samples first, ..., first + n - 1, (n,) int64: one for all, or 0, 1, 2, ... in turn."""
+    return torch.arange(first, first + n) % classes if label is None else torch.full((n,), label)
 
 
 def rows_told(dataset: Dataset, n: int, first: int = 0, label: int | None = None) -> Tensor:
@@ -78,20 +84,24 @@ def rows_told(dataset: Dataset, n: int, first: int = 0, label: int | None = None
 
 
 def _beside(model: Denoiser, dataset: Dataset, n: int, first: int, label: int | None) -> Conditions:
-    cond = dataset.batch(rows_told(dataset, n, first, label)).cond
-    names = [name for name in model.conditioner.reads if name in cond.values]
-    return Conditions({name: cond.values[name] for name in names}, {name: cond.present[name] for name in names})
+    return _read(model, dataset.batch(rows_told(dataset, n, first, label)).cond)
 
 
-def _observed(model: Denoiser, dataset: Dataset, n: int, first: int, label: int | None) -> Conditions:
+def _observed(model: Denoiser, dataset: Dataset, n: int, first: int, label: int | None, seed: int) -> Conditions:
     rows = rows_told(dataset, n, first, label)
-    parts = [_of_images(model, dataset, part) for part in torch.split(rows, _AT_ONCE)]
-    return Conditions.of(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    drawn = keys(seed, "observed", 0, torch.arange(first, first + n))
+    pairs = zip(torch.split(rows, _AT_ONCE), torch.split(drawn, _AT_ONCE), strict=True)
+    parts = [_of_images(model, dataset, some, theirs) for some, theirs in pairs]
+    return functools.reduce(Conditions.cat, parts)
 
 
-def _of_images(model: Denoiser, dataset: Dataset, rows: Tensor) -> dict[str, Tensor]:
+def _of_images(model: Denoiser, dataset: Dataset, rows: Tensor, drawn: Tensor) -> Conditions:
     """What the model reads of these images, by name."""
     batch = dataset.batch(rows)
     assert batch.x0 is not None
-    seen = model.conditioner.observe(batch.x0, batch.cond).values
-    return {name: seen[name] for name in model.conditioner.reads if name in seen}
+    return _read(model, model.conditioner.observe(batch.x0, batch.cond, drawn))
+
+
+def _read(model: Denoiser, cond: Conditions) -> Conditions:
+    names = [name for name in model.conditioner.reads if name in cond.values]
+    return Conditions({name: cond.values[name] for name in names}, {name: cond.present[name] for name in names})
