@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch._dynamo
+from torch import Tensor, nn
 
 from benchmarks.networks import DIGITS, RGB32, model_of
 from benchmarks.timing import alternate, ratio
@@ -28,7 +29,7 @@ from suffuse.networks.contract import Network, Output
 from suffuse.networks.external.published import PUBLISHED
 from suffuse.sampling import DDIM, DPMSolverPP, SolverPart, Uniform, UniPC, sample
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_gpu"]
 
 Row = tuple[str, str, str]
 _STEPS = 10
@@ -299,54 +300,126 @@ def _period(rounds: int) -> list[Row]:
     return rows
 
 
-def _cuda() -> list[Row]:
-    """Whole runs of published shapes in bfloat16 on a GPU, without plans and with each."""
-    name = torch.cuda.get_device_name()
-    plans: dict[str, tuple[tuple[str, PlanPart], ...]] = {
-        "sd15": (
-            ("DeepCache(5, branch 1)", DeepCache(every=5, schedule="published_power", centre=15, power=1.4, branch=1)),
+_PARALLEL = "EncoderReuse, parallel"
+# Networks of published shapes, their calls in a run, and the plans that are tried on each.
+_ON_GPU: dict[str, tuple[int, tuple[tuple[str, PlanPart], ...]]] = {
+    "sd15": (
+        50,
+        (
+            (
+                "DeepCache(5, branch 1)",
+                DeepCache(every=5, schedule="published_power", centre=15, power=1.4, branch=1),
+            ),
             ("EncoderReuse", EncoderReuse()),
-            ("EncoderReuse, parallel", EncoderReuse(parallel=True)),
+            (_PARALLEL, EncoderReuse(parallel=True)),
         ),
-        "sdxl": (("DeepCache(3)", DeepCache(every=3)),),
-        "sd3": (("RegionAdaptive(0.5)", RegionAdaptive()), ("FirstBlockCache(0.35)", FirstBlockCache(threshold=0.35))),
+    ),
+    "sdxl": (50, (("DeepCache(3)", DeepCache(every=3)),)),
+    "sd3": (
+        28,
+        (
+            ("RegionAdaptive(0.5)", RegionAdaptive()),
+            # With random weights no threshold means anything: every other step reuses, whatever has changed.
+            ("FirstBlockCache, every other step", FirstBlockCache(threshold=1e9, longest=1)),
+        ),
+    ),
+}
+_TITLES = {"sd15": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3"}
+# Parts of a joint block that no plan reaches into: blocks themselves are replaced by those that reuse them, and keys
+# and values by the one that lets some tokens run.
+_INSIDE = ("norm1", "norm1_context", "ff", "ff_context")
+
+
+def _compile(model: nn.Module) -> str:
+    """Compile what repeats inside a network, as far as plans leave it alone; says what that was."""
+    blocks = [block for block in model.modules() if type(block).__name__ == "JointTransformerBlock"]
+    if not blocks:
+        model.compile_repeated_blocks(dynamic=False)  # type: ignore[operator]  # a method of diffusers' models
+        return "its transformer blocks compiled"
+    for block in blocks:
+        for name in _INSIDE:
+            part = getattr(block, name)
+            if part is not None:
+                part.compile(dynamic=False)
+    return "norms and feed-forwards of its blocks compiled"
+
+
+def _whole_runs(
+    key: str, rounds: int, device: str, side: int | None = None, steps: int | None = None
+) -> Iterator[tuple[str, str]]:
+    """Whole runs of a shape without and with its plans, as they are and with what repeats compiled: (what, figure).
+
+    Args:
+        key: Of `PUBLISHED`.
+        rounds: How often each way has its turn.
+        device: Where.
+        side: Of the latents; the usual one when None.
+        steps: Calls of a run; those of `_ON_GPU` when None.
+    """
+    shape, (usual, tried) = PUBLISHED[key], _ON_GPU[key]
+    pipe = _Pipeline(shape.build(device).to(device, torch.bfloat16))
+    model, steps = pipe.unet, steps or usual
+    call = _halved(shape.call(model, 2, side=side, device=device))
+    ways: dict[str, PlanPart] = {"full": NoPlan(), **dict(tried)}
+    peaks, shares = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 1.0)
+
+    def run(name: str) -> Callable[[], object]:
+        def whole() -> None:
+            _fresh_peak(device)
+            with torch.no_grad(), applied(pipe, ways[name]) as ran:
+                pipe.set_timesteps(steps)
+                times = pipe.timesteps.to(device)
+                for step in range(steps):
+                    model(**{**call, "timestep": times[step].expand(2)})
+                _wait(device)
+                shares[name] = ran.timeline().total
+            peaks[name] = _peak(device)
+
+        return whole
+
+    title = f"{_TITLES[key]}'s shape, {steps} calls"
+    for how in ("as it is", ""):
+        if not how:
+            how = _compile(model)
+            ways.pop(_PARALLEL, None)  # each of its five sizes of batch would be compiled
+        times = alternate({name: run(name) for name in ways}, rounds=rounds)
+        yield f"{title}, {how}, without a plan", f"{times['full'].median:.3f} s, {peaks['full']:.1f} GB at most"
+        for name in [name for name in ways if name != "full"]:
+            words = f"{title}, {how}: without over with {name}, {shares[name]:.0%} of the blocks"
+            yield words, f"{_shown(ratio(times['full'], times[name]))}, {peaks[name]:.1f} GB at most"
+
+
+def _halved(call: dict[str, Any]) -> dict[str, Any]:
+    """Arguments in bfloat16, those inside dictionaries too; whole numbers as they are."""
+    return {
+        name: _halved(value)
+        if isinstance(value, dict)
+        else value.bfloat16()
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in call.items()
     }
-    rows = []
-    for key, tried in plans.items():
-        shape, steps = PUBLISHED[key], 28 if key == "sd3" else 50
-        model = shape.build("cuda").bfloat16()
-        call = {
-            name: value.bfloat16() if isinstance(value, Tensor) and value.is_floating_point() else value
-            for name, value in shape.call(model, 2, device="cuda").items()
-        }
-        if "added_cond_kwargs" in call:
-            call["added_cond_kwargs"] = {k: v.bfloat16() for k, v in call["added_cond_kwargs"].items()}
 
-        def whole(plan: PlanPart, model: Any = model, call: Any = call, steps: int = steps) -> float:
-            pipe, seconds = _Pipeline(model), 0.0
-            with torch.no_grad(), applied(pipe, plan):
-                for _ in range(2):  # the first run warms up
-                    torch.cuda.synchronize()
-                    began = time.perf_counter()
-                    pipe.scheduler.set_timesteps(steps)
-                    for _ in range(steps):
-                        model(**call)
-                    torch.cuda.synchronize()
-                    seconds = time.perf_counter() - began
-            return seconds
 
-        full = whole(NoPlan())
-        rows.append((f"{key}, {steps} steps, bfloat16, two halves, {name}", f"{full:.2f} s", "-"))
-        rows += [(f"{key}: without over with {words}", f"{full / whole(plan):.3f}", "-") for words, plan in tried]
-        del model
-        torch.cuda.empty_cache()
-    return rows
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _fresh_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: str) -> float:
+    """Most memory since `_fresh_peak`, 1e9 bytes."""
+    return torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else float("nan")
 
 
 class _Pipeline:
     """A network, and a scheduler that tells its runs: all that plans must know of a pipeline."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.unet, self.scheduler, self.timesteps = model, self, torch.zeros(0)
 
     def set_timesteps(self, steps: int) -> None:
@@ -354,7 +427,16 @@ class _Pipeline:
         self.timesteps = torch.linspace(999, 0, steps)
 
 
+def measure_gpu(rounds: int, device: str = "cuda") -> Iterator[Row]:
+    """Whole runs of published shapes with random weights in bfloat16, both halves of a guidance in one batch."""
+    torch._dynamo.config.recompile_limit = 256
+    for key in _ON_GPU:
+        for what, figure in _whole_runs(key, rounds, device):
+            yield what, figure, "-"
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 def measure(rounds: int) -> list[Row]:
-    """All rows."""
-    rows = [*_overhead(rounds), *_solvers(rounds), *_package(rounds), *_first_block(rounds), *_period(min(rounds, 3))]
-    return [*rows, *(_cuda() if torch.cuda.is_available() else [])]
+    """All rows that need no GPU."""
+    return [*_overhead(rounds), *_solvers(rounds), *_package(rounds), *_first_block(rounds), *_period(min(rounds, 3))]

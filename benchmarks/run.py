@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 import suffuse
-from benchmarks import consistency, others, plans, sampling, training
+from benchmarks import cascades, consistency, others, plans, sampling, training
 from suffuse.base.hardware import processor
 
 __all__ = ["main"]
 
-Rows = list[tuple[str, str, str]]
+Rows = Iterable[tuple[str, str, str]]
 
 _PAGE = Path(__file__).with_name("RESULTS.md")
 _NOTES = Path(__file__).with_name("notes.md")
@@ -26,33 +26,57 @@ _HEAD = """# Benchmarks
 
 Ratios are medians over rounds in which both sides took turns within one process, with the least and the
 largest round. Above 1 is faster for us where a peer is divided by us. `make bench` writes this page;
-`python -m benchmarks.run --only NAME` one section of it, on a quiet machine.
+`python -m benchmarks.run --only NAME` one section of it, on a quiet machine. Sections on a GPU stay as they are where
+there is none.
 """
 _GROUPS: dict[str, Callable[[int], Rows]] = {
     "sampling": sampling.measure,
     "training": training.measure,
     "consistency": consistency.measure,
     "plans": plans.measure,
+    "plans-gpu": plans.measure_gpu,
+    "cascades": cascades.measure,
+    "cascades-gpu": cascades.measure_gpu,
     "others": lambda rounds: others.measure(),
 }
 
 
+def _on_gpu(name: str) -> bool:
+    return name.endswith("-gpu")
+
+
+def _title(name: str) -> str:
+    return f"{name.removesuffix('-gpu').capitalize()} on a GPU" if _on_gpu(name) else name.capitalize()
+
+
+def _here(name: str) -> str:
+    """What a group is measured on."""
+    if not _on_gpu(name):
+        return f"{processor()}, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+
+
 def _section(name: str, rounds: int) -> str:
-    """Measure a group."""
+    """Measure a group; its lines are printed as they come, so that a stopped run has told what it found."""
     import diffusers
 
-    rows = _GROUPS[name](rounds)
-    lines = [
-        f"## {name.capitalize()}",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {torch.get_num_threads()} threads, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, diffusers "
-        f"{diffusers.__version__}, suffuse {suffuse.__version__}, {rounds} rounds.",
-        "",
-        "| what | measured | goal |",
-        "|---|---|---|",
-        *(f"| {what} | {figure} | {goal} |" for what, figure, goal in rows),
-    ]
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+
+    tell(f"## {_title(name)}")
+    tell("")
+    tell(
+        f"{datetime.now(UTC):%Y-%m-%d}, {_here(name)}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {np.__version__}, diffusers {diffusers.__version__}, suffuse {suffuse.__version__}, {rounds} rounds."
+    )
+    tell("")
+    tell("| what | measured | goal |")
+    tell("|---|---|---|")
+    for what, figure, goal in _GROUPS[name](rounds):
+        tell(f"| {what} | {figure} | {goal} |")
     return "\n".join(lines)
 
 
@@ -61,7 +85,7 @@ def _kept() -> dict[str, str]:
     if not _PAGE.is_file():
         return {}
     parts = re.split(r"^(?=## )", _PAGE.read_text(), flags=re.MULTILINE)
-    titles = {f"## {name.capitalize()}": name for name in _GROUPS}
+    titles = {f"## {_title(name)}": name for name in _GROUPS}
     found = {titles.get(part.splitlines()[0]): part.strip() for part in parts if part.startswith("## ")}
     return {name: part for name, part in found.items() if name is not None}
 
@@ -72,13 +96,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=[*_GROUPS], help="one group; the others' figures stay")
     args = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    if args.only and _on_gpu(args.only) and not gpu:
+        parser.error(f"{args.only} needs a GPU and there is none here; what the page has of it stays")
     sections = _kept()
-    for name in [args.only] if args.only else [*_GROUPS]:
+    for name in [args.only] if args.only else [name for name in _GROUPS if gpu or not _on_gpu(name)]:
         sections[name] = _section(name, args.rounds)
     notes = _NOTES.read_text() if _NOTES.is_file() else ""
     page = "\n\n".join([_HEAD.strip(), *(sections[name] for name in _GROUPS if name in sections), notes.strip()])
     _PAGE.write_text(page + "\n")
-    print(page)
 
 
 if __name__ == "__main__":

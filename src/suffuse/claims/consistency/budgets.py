@@ -11,9 +11,9 @@ RING = ("batch=256", "steps=3000", "checkpoint_every=1000", "training.ema=[10000
 DIGITS = ("steps=1500", "checkpoint_every=500", "training.ema=[10000]")
 MNIST = ("steps=3000", "checkpoint_every=250", "training.ema=[50000]")
 CIFAR = (
-    "steps=5000",
+    "steps=1790",
     "batch=256",
-    "checkpoint_every=1000",
+    "checkpoint_every=10000",
     "training.ema=[100000]",
     "training.ema_ramp=0.05",
     "network.dropout=0.0",
