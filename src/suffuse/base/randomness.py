@@ -31,8 +31,9 @@ def _mix(z: Tensor) -> Tensor:
 
 def _bits(key: Tensor, count: int) -> Tensor:
     """(B,) keys -> (B, count) int64 with 64 random bits each."""
-    counter = torch.arange(1, count + 1, device=key.device, dtype=torch.int64) * _GOLDEN
-    return _mix(key[:, None] + counter)
+    # The factor comes with the data: torch's compiler multiplies constants of indices without end, beyond 64 bits.
+    golden = (key[:1, None] & 0) + _GOLDEN  # (1, 1), or (0, 1) for no samples
+    return _mix(key[:, None] + torch.arange(1, count + 1, device=key.device, dtype=torch.int64) * golden)
 
 
 def keys(seed: int, stream: str, step: int, index: Tensor) -> Tensor:
