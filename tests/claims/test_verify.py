@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from suffuse.base.errors import RunError, UsageError
-from suffuse.claims import arms
+from suffuse.claims import arms, pool
+from suffuse.claims.arms import Work
 from suffuse.claims.pool import alone
 from suffuse.claims.protocol import Arm, Claim, Criterion
 from suffuse.claims.verify import Settings, verify
@@ -200,3 +201,18 @@ def test_versions_of_optional_packages_are_recorded(tmp_path: Path) -> None:
     claim = tiny_claim(arms=known, criteria=criteria, plots=(), packages=("pytest",))
     (checked,) = verify([claim], "small", Settings(store=tmp_path))
     assert checked.made["pytest"] == (pytest.__version__,)
+
+
+def test_an_error_that_cannot_travel_between_processes_tells_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's compiler raises errors that hold modules."""
+
+    def fails(item: Work) -> str:
+        error = ValueError("the compiler did not like it")
+        error.module = sys  # type: ignore[attr-defined]  # as those errors have one
+        raise error
+
+    monkeypatch.setattr(pool, "work", fails)
+    with pytest.raises(RunError, match=r"^an arm: ValueError: the compiler did not like it$"):
+        pool._work(Work("key", "an arm", tmp_path, None, {}))

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -129,6 +130,12 @@ def _work(item: Work) -> str:
         return work(item)
     except Stopped as stopped:
         os._exit(stopped.exit_code)
+    except Exception as error:
+        try:
+            pickle.dumps(error)
+        except Exception:  # what cannot travel to the parent (torch's compiler holds modules) would hide its own cause
+            raise RunError(f"{item.label}: {type(error).__name__}: {error}") from None
+        raise
 
 
 def _begin(parent: int, store: Path) -> None:
