@@ -242,3 +242,23 @@ def test_wrong_conditions_are_explained() -> None:
         SMALL.build(SHAPE, out_channels=6)
     with pytest.raises(UsageError, match="use the network mlp"):
         SMALL.build((2,))
+
+
+@pytest.mark.parametrize(("checkpointing", "numbers"), [(False, 1.245e9), (True, 2.97e7)])
+def test_what_a_training_step_keeps_at_full_size_is_what_the_page_says(checkpointing: bool, numbers: float) -> None:
+    """Numbers kept for the backward pass of one image, weights not among them; nothing is allocated."""
+    kept: dict[int, torch.Tensor] = {}
+    with torch.device("meta"):
+        network = ConvNeXtPrior(token_width=1280, checkpointing=checkpointing).build((16, 24, 24)).train()
+        weights = {id(parameter) for parameter in network.parameters()}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            base = tensor if tensor._base is None else tensor._base
+            if id(base) not in weights:
+                kept[id(base)] = base
+            return tensor
+
+        x, text = torch.zeros(1, 16, 24, 24, requires_grad=True), Embedding(tokens=torch.zeros(1, 77, 1280))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(x, torch.zeros(1), text, seeds=torch.zeros(1, dtype=torch.int64))
+    assert sum(base.numel() for base in kept.values()) == pytest.approx(numbers, rel=0.01)
