@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from suffuse.cli.console import bar, say
+from suffuse.cli.console import bar, note, say
 from suffuse.cli.options import (
     Batch,
     Device,
@@ -116,8 +116,13 @@ def _drawn(
 ) -> Generated:
     """Samples, n of each text if there are any."""
     from suffuse.base.errors import UsageError
+    from suffuse.tasks.cascade import text_reader
     from suffuse.tasks.generate import Asked, generate_each
+    from suffuse.tasks.prompts import prompt_conditions
 
+    told = (*texts, *(() if negative is None else (negative,)))
+    if told and (reader := text_reader(run)) is not None:
+        prompt_conditions(reader, told, note)  # says which are cut, once
     if negative is not None and settings.guidance.most_evaluations == 1:
         raise UsageError("a negative prompt acts through guidance, but there is none; give a scale, such as --cfg 4")
     wishes = [Asked(label, (text,), negative) for text in texts] or [Asked(label, (), negative)]

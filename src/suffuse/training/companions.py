@@ -108,13 +108,13 @@ class CaptionReader:
         rows = np.array([places[caption] for caption in captions], np.int64)
         present = np.array([bool(caption.strip()) for caption in captions])
         if not present.all():
-            note(f"{(~present).sum()} of {len(captions)} captions are empty: those samples are trained without text")
+            note(f"{(~present).sum()} of {len(captions)} captions are empty, which stands for no text")
         tables, cut = self._tables(unique)
         if cut:
             shown = ", ".join(repr(unique[place][:60]) for place in cut[:_SHOWN])
             note(
                 f"{len(cut)} of {len(unique)} captions are longer than {self.text.length} tokens and lose their end "
-                f"({shown}); raise conditioner.length to keep them whole"
+                f"({shown}); shorten them, or train with a larger conditioner.length"
             )
         mask = None if present.all() else present
         return {name: Companion(table, rows, mask) for name, table in tables.items()}
