@@ -173,3 +173,22 @@ def test_a_run_here_needs_no_network_and_one_on_the_hub_says_so(
         "unreachable); give the folder of a run, or go online\n"
     )
     assert suffuse("sample", "a-model").code == 2, "a name without an owner is no repository"
+
+
+def test_a_prompt_that_is_too_long_is_named_and_several_make_a_row_each(
+    suffuse: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = ["data.count=20", "steps=2", "batch=2", "device=cpu", "codec=null", "data.size=8", "training.ema=[10]"]
+    network = "network={kind: dit, width: 16, depth: 1, heads: 2, patch: 4}"
+    reader = "conditioner={kind: text, width: 8, depth: 1, heads: 2, length: 6, most: 300}"
+    run = tmp_path / "run"
+    assert suffuse("train", "shapes-ldm:prior", *small, network, reader, f"out={run}").code == 0
+    words = ("--prompt", "a red circle", "--prompt", "a red circle " * 9, "--n", 2, "--nfe", 4)
+    said = suffuse("sample", run, *words, "--negative", "a square", "--json")
+    assert said.code == 0, said.err
+    assert "1 of 3 captions are longer than 6 tokens and lose their end ('a red circle" in said.err
+    assert strict(said.out)["samples"] == 4
+    refused = suffuse("sample", run, *words, "--negative", "a square", "--cfg", 1)
+    assert refused.code == 2
+    assert "a negative prompt acts through guidance, but there is none" in refused.err
