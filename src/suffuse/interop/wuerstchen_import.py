@@ -188,7 +188,7 @@ def _decoding(decoder: _Stage, vqgan: Path, out: Path, *, code: tuple[int, int, 
         conditioner=Semantic(compressor=compressor, reader=text, image_shape=images),
         codec=inner,
     )
-    weights = _under("network", found.weights) | _under("conditioner.text", empty)
+    weights = _under("network", found.weights) | _under("conditioner.reader", empty)
     save_sampling(place, _sampling(decoder))
     save_model(place, config, weights, {})
     told = CodecConfig(network=compressor, shape=images, decoder=DECODER)

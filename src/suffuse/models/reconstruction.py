@@ -12,6 +12,7 @@ from suffuse.base.errors import UsageError
 from suffuse.base.randomness import derived, normal
 from suffuse.models.conditioner import Conditioner, ConditionerPart
 from suffuse.models.latent_density import LatentDensity
+from suffuse.models.readers import with_presence
 from suffuse.networks.autoencoders import Autoencoder, VectorVAE
 
 __all__ = ["LATENT", "Reconstruction", "ReconstructionConditioner"]
@@ -76,8 +77,7 @@ class ReconstructionConditioner(Conditioner):
         else:
             shown = torch.zeros(batch, *self.shape, device=self.density.means.device)
             present = torch.zeros(batch, dtype=torch.bool, device=shown.device)
-        image = torch.cat([shown, torch.ones_like(shown[:, :1])], dim=1)
-        image = image.where(present[:, None, None, None], torch.zeros_like(image))
+        image = with_presence(shown, present)
         shift = image[:, : self.shape[0]] if self.part.form == 2 else None
         return Embedding(image=image, shift=shift)
 

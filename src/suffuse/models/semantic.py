@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from dataclasses import replace
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -10,12 +11,9 @@ from torch import Tensor
 
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
-from suffuse.base.part import Joint
-from suffuse.models.conditioner import Conditioner, ConditionerPart, NoCondition
-from suffuse.models.frozen_text import FrozenText
-from suffuse.models.text import Text, TextPart
+from suffuse.models.conditioner import Conditioner
+from suffuse.models.readers import BesideConditioner, BesidePart
 from suffuse.networks.autoencoders import Compressor
-from suffuse.networks.part import seeded
 from suffuse.process.corruption import Corruption
 
 __all__ = ["CODE", "IMAGE", "Semantic"]
@@ -23,19 +21,13 @@ __all__ = ["CODE", "IMAGE", "Semantic"]
 IMAGE, CODE = "image", "code"
 
 
-class _Semantic(Conditioner):
-    place: Tensor
-
+class _Semantic(BesideConditioner):
     def __init__(self, part: Semantic, width: int) -> None:
-        super().__init__()
+        super().__init__(part.reader, width)
         self.part = part
-        text = part.reader.build(width)
-        self.text = text if text.reads else None
         self.compressor = part.compressor.build(part.image_shape, seed=part.compressor.latent_channels)
-        self.reads = (IMAGE, CODE, *text.reads)
+        self.reads = self.also(IMAGE, CODE)
         self.code_shape = part.compressor.latent_shape(part.image_shape)
-        # The compressor may be all that has weights, and it may be frozen: an empty buffer tells the device.
-        self.register_buffer("place", torch.empty(0), persistent=False)
 
     def check(self, cond: Conditions) -> None:
         """Raise a `UsageError` for codes or images of another shape, and for what the text does not know."""
@@ -44,8 +36,7 @@ class _Semantic(Conditioner):
                 raise UsageError(
                     f"condition {name!r} has shape {tuple(cond.values[name].shape[1:])}, but this model takes {wanted}"
                 )
-        if self.text is not None:
-            self.text.check(cond)
+        super().check(cond)
 
     def encode(self, images: Tensor) -> Tensor:
         """The code of images in [-1, 1], (B, C, H, W) -> (B, c, h, w)."""
@@ -53,8 +44,7 @@ class _Semantic(Conditioner):
 
     def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
         """The code as a map, zeros where there is none, beside the text's tokens."""
-        told = Embedding() if self.text is None else self.text(cond, batch, seeds)
-        return Embedding(told.vector, told.tokens, told.tokens_mask, self._code(cond, batch, seeds))
+        return replace(self.read(cond, batch, seeds), map=self._code(cond, batch, seeds))
 
     def _code(self, cond: Conditions, batch: int, seeds: Tensor | None) -> Tensor:
         if CODE in cond.values:
@@ -68,7 +58,7 @@ class _Semantic(Conditioner):
         return code.where(present[:, None, None, None], torch.zeros_like(code))
 
 
-class Semantic(ConditionerPart):
+class Semantic(BesidePart):
     """A code of the image by a compressor that is trained along, and text.
 
     It reads `image` in training (the picture behind the latent that is denoised) or a `code` in sampling. Codes are
@@ -86,18 +76,7 @@ class Semantic(ConditionerPart):
     kind: Literal["semantic"] = "semantic"
     compressor: Compressor = Compressor()
     corruption: Corruption = Corruption()
-    reader: Annotated[ConditionerPart, Joint("reader", NoCondition, Text, FrozenText)] = NoCondition()
     image_shape: tuple[int, ...] = Field(default=(3, 64, 64), min_length=3, max_length=3)
-
-    @property
-    def text(self) -> TextPart | None:
-        """The reader."""
-        return self.reader.text
-
-    @property
-    def token_width(self) -> int:
-        """The reader's."""
-        return self.reader.token_width
 
     @property
     def map_channels(self) -> int:
@@ -109,10 +88,6 @@ class Semantic(ConditionerPart):
         """The pictures behind the latents."""
         return True
 
-    def reading(self, text: TextPart) -> Self:
-        """This with another reader."""
-        return self.replace(reader=text)
-
     def seeing(self, shape: tuple[int, ...]) -> Self:
         """This for pictures of one shape; a compressor that cannot encode them is refused."""
         self.compressor.latent_shape(shape)
@@ -120,5 +95,4 @@ class Semantic(ConditionerPart):
 
     def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
         """Compressor and reader; equal configurations have equal weights."""
-        with seeded(0):
-            return _Semantic(self, width)
+        return _Semantic(self, width)
