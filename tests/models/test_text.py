@@ -104,10 +104,12 @@ def test_networks_read_the_tokens_that_count_and_no_others(network: NetworkPart)
         assert torch.equal(masked, out(other, mask)), "what does not count is not read"
         assert not torch.allclose(full[0], masked[0], atol=1e-4)
         torch.testing.assert_close(full[1], masked[1], atol=1e-5, rtol=1e-5)
-    with pytest.raises(UsageError, match="attends to tokens of width 16, but none came"):
+    with pytest.raises(UsageError, match=r"takes cond.tokens \(token_width = 16\), but the condition has none"):
         model.network(x, torch.zeros(2), Embedding())
-    with pytest.raises(UsageError, match="attends to tokens of width 16, but these are 3 wide"):
+    with pytest.raises(UsageError, match=r"has shape \(2, 1, 3\), but the network takes token_width = 16"):
         model.network(x, torch.zeros(2), Embedding(tokens=torch.zeros(2, 1, 3)))
+    with pytest.raises(UsageError, match="takes map_channels = 0"):
+        model.network(x, torch.zeros(2), Embedding(tokens=tokens, map=torch.zeros(2, 4, 1, 1)))
 
 
 def test_what_the_model_does_not_know_is_refused() -> None:

@@ -76,11 +76,6 @@ class ConditionerPart(Part, abc.ABC):
         return None
 
     @property
-    def starts_from(self) -> str | None:
-        """Run of a finished autoencoder that it is made of, see `training.first_stages`; None for most."""
-        return None
-
-    @property
     def sees_images(self) -> bool:
         """Whether it is told of the pictures themselves in training, as `image`, also where the data are latents."""
         return False

@@ -110,11 +110,6 @@ class Reconstruction(ConditionerPart):
     density: LatentDensity = LatentDensity()
     network: Autoencoder = VectorVAE()
 
-    @property
-    def starts_from(self) -> str | None:
-        """The run of the first stage."""
-        return self.run
-
     def extra_channels(self, shape: tuple[int, ...]) -> int:
         """The data's channels and the one that says whether there is an image."""
         self.network.latent_shape(shape)

@@ -18,7 +18,7 @@ from suffuse.networks.blocks.attention import SelfAttention
 from suffuse.networks.blocks.initialise import zero_weights
 from suffuse.networks.part import seeded
 
-__all__ = ["CAPTION", "Text", "TextConditioner", "TextPart"]
+__all__ = ["CAPTION", "Text", "TextConditioner", "TextEncoder", "TextPart", "mean_token"]
 
 CAPTION = "caption"
 
@@ -92,10 +92,17 @@ class _Layer(nn.Module):
         return value
 
 
-class _Text(TextConditioner):
+class TextEncoder(TextConditioner):
+    """Live small transformer over the tokens of captions.
+
+    Args:
+        part: Its configuration.
+        vector_width: Of the pooled vector, where there is one.
+    """
+
     def __init__(self, part: Text, vector_width: int) -> None:
         super().__init__(part.width)
-        self.length, self.vocabulary = part.length, part.vocabulary
+        self.part, self.length, self.vocabulary = part, part.length, part.vocabulary
         self.table = nn.Embedding(part.vocabulary, part.width)
         self.places = nn.Parameter(torch.empty(part.length, part.width))
         nn.init.normal_(self.table.weight, std=0.02)
@@ -103,6 +110,10 @@ class _Text(TextConditioner):
         nn.init.normal_(self.nothing, std=0.02)
         self.layers = nn.ModuleList(_Layer(part.width, part.heads) for _ in range(part.depth))
         self.norm = nn.LayerNorm(part.width)
+        if part.frozen:  # not the token for "no caption", of which a run that saw only captions knows nothing
+            for module in (self.table, self.layers, self.norm):
+                module.requires_grad_(requires_grad=False)
+            self.places.requires_grad_(requires_grad=False)
         self.pooled = nn.Linear(part.width, vector_width) if part.pooled else None
         if self.pooled is not None:
             zero_weights(self.pooled)
@@ -137,16 +148,21 @@ class _Text(TextConditioner):
     def _with_vector(self, found: Embedding) -> Embedding:
         if self.pooled is None or found.tokens is None:
             return found
-        mask = found.tokens_mask
-        weights = torch.ones_like(found.tokens[..., :1]) if mask is None else mask.unsqueeze(2).to(found.tokens.dtype)
-        mean = (found.tokens * weights).sum(1) / weights.sum(1)
-        return Embedding(vector=self.pooled(mean), tokens=found.tokens, tokens_mask=mask)
+        mean = mean_token(found.tokens, found.tokens_mask)
+        return Embedding(vector=self.pooled(mean), tokens=found.tokens, tokens_mask=found.tokens_mask)
+
+
+def mean_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of the tokens that count, (B, L, D), (B, L) bool -> (B, D); of all without a mask."""
+    weights = torch.ones_like(tokens[..., :1]) if mask is None else mask.unsqueeze(2).to(tokens.dtype)
+    return (tokens * weights).sum(1) / weights.sum(1)
 
 
 class Text(TextPart):
-    """Captions through a small transformer that is trained along with the network.
+    """Captions through a small transformer that is trained along with the network, or was trained beforehand.
 
-    Its tokenizer is made from the captions of the data before training, and is kept beside the model.
+    Its tokenizer is made from the captions of the data before training, and is kept beside the model; that of a
+    transformer of another run is its run's.
 
     Source: rombach2022ldm, Section 3.3 and Appendix E.2.1: a transformer without a mask, trained along.
 
@@ -157,6 +173,9 @@ class Text(TextPart):
         vocabulary: Tokens that there are, which is filled in when the tokenizer is made.
         pooled: The mean of the tokens is added to the time embedding, too (podell2024sdxl has such a vector).
         tokenizer: Hash of the tokenizer, which is filled in.
+        run: Folder of a run that aligned captions with images, whose transformer and tokenizer this one starts from:
+            what it is made of is filled in. None for fresh weights.
+        frozen: Those weights are not trained any further.
     """
 
     kind: Literal["text"] = "text"
@@ -166,9 +185,13 @@ class Text(TextPart):
     vocabulary: int = Field(default=1, ge=1)
     pooled: bool = False
     tokenizer: str = ""
+    run: str | None = None
+    frozen: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.frozen and self.run is None:
+            raise ValueError("frozen is for a transformer that was trained beforehand; name its run, or train it along")
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide width = {self.width}")
         return self
@@ -180,4 +203,4 @@ class Text(TextPart):
                 "conditioner.pooled adds a vector to the time embedding, but this network takes none; set it to false"
             )
         with seeded(self.vocabulary):
-            return _Text(self, width)
+            return TextEncoder(self, width)

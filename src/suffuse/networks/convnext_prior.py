@@ -14,12 +14,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
+from suffuse.networks.blocks.condition import check_condition
 from suffuse.networks.blocks.convnext import (
     ABHead,
     Stage,
     TimeWaves,
     absolute_spread,
-    check_condition,
     head_channels,
     initialise,
 )

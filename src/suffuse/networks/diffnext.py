@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError
+from suffuse.networks.blocks.condition import check_condition
 from suffuse.networks.blocks.convnext import (
     ABHead,
     Stage,
     TimeWaves,
     bounded_spread,
-    check_condition,
     head_channels,
     initialise,
     pixel_norm,

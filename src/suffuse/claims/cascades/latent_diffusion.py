@@ -12,9 +12,10 @@ _SHARED = ("data.count=20000", "batch=64", "checkpoint_every=250")
 _MEASURES: tuple[MeasurePart, ...] = (PromptsMet(samples=500), Distance(solver=None, nfe=20, samples=500))
 _NETWORK = "network={kind: unet, channels: 16, multipliers: [1, 2, 2], blocks: 1, attention_levels: [2], groups: 8}"
 
-# Steps that cost as much time each, by measurement on one core; those in latents have paid for their autoencoder.
-_CODEC = {2: 250, 4: 500}
-_STEPS = {1: 600, 2: 900, 4: 3000}
+# Steps that cost as much time each, by measurement on one core (1.69, 5.9 and 11.2 a second, those of the autoencoders
+# 2.4 and 2.7); those in latents have paid for their autoencoder.
+_CODEC = {2: 250, 4: 400}
+_STEPS = {1: 500, 2: 1130, 4: 1670}
 
 
 def _codec(factor: int) -> Arm:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
-from suffuse.base.errors import UsageError
 from suffuse.networks.blocks.attention import SelfAttention
+from suffuse.networks.blocks.condition import check_condition
 from suffuse.networks.blocks.initialise import zero_weights
 from suffuse.networks.blocks.norms import Norm, image_norm
 
@@ -37,18 +37,12 @@ class Context:
         """The tokens of an embedding for a network that takes them `width` wide; None for one that takes none.
 
         Raises:
-            UsageError: There are none, or of another width.
+            UsageError: There are none, some that it does not take, or of another width; a map, which it does not take.
         """
-        if not width:
+        tokens, mask, _ = check_condition(cond, token_width=width, map_channels=0)
+        if tokens is None:
             return None
-        tokens = None if cond is None else cond.tokens
-        if cond is None or tokens is None or tokens.shape[2] != width:
-            got = "none came" if tokens is None else f"these are {tokens.shape[2]} wide"
-            raise UsageError(
-                f"this network attends to tokens of width {width}, but {got}; use the conditioner that it was "
-                "configured for"
-            )
-        return cls(tokens, None if cond.tokens_mask is None else cond.tokens_mask[:, None, None, :])
+        return cls(tokens, None if mask is None else mask[:, None, None, :])
 
 
 class CrossAttention(nn.Module):
