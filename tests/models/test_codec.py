@@ -75,7 +75,7 @@ def test_a_codec_is_no_model_of_samples_and_the_other_way_round(codec: Codec, tm
         load_model(tmp_path / "codec")
     config = ModelConfig(network=MLP(width=4, depth=1), shape=(2,), path=VP(), prediction=Eps())
     save_model(tmp_path / "model", config, config.build().state_dict(), {})
-    with pytest.raises(UsageError, match="is no autoencoder, but a model of samples"):
+    with pytest.raises(UsageError, match="is no autoencoder; give"):
         load_codec(tmp_path / "model")
 
 

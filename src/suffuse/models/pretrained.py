@@ -11,6 +11,7 @@ from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError, closest, unknown_name
 from suffuse.base.part import parse
 from suffuse.base.weights import load_weights, read_safetensors, save_safetensors
+from suffuse.models.alignment import Alignment, AlignmentConfig
 from suffuse.models.codec import Codec, CodecConfig
 from suffuse.models.config import FORMAT_VERSION, ModelConfig
 from suffuse.models.denoiser import Denoiser
@@ -19,7 +20,10 @@ from suffuse.models.semantic import Semantic
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "AnyConfig",
     "ema_file",
+    "load_alignment",
+    "load_alignment_config",
     "load_codec",
     "load_codec_config",
     "load_config",
@@ -38,6 +42,10 @@ _NOT_PUSHED = ("checkpoints/*", "*.lock", ".*", "tensorboard/*")
 
 _COMPRESSOR = "conditioner.compressor."
 
+AnyConfig = ModelConfig | CodecConfig | AlignmentConfig
+"""Configuration of a model of any kind."""
+_KINDS: dict[str, type[CodecConfig] | type[AlignmentConfig]] = {"codec": CodecConfig, "alignment": AlignmentConfig}
+
 
 def ema_file(name: str) -> str:
     """Where an average that is not the primary one is kept."""
@@ -46,7 +54,7 @@ def ema_file(name: str) -> str:
 
 def save_model(
     folder: Path,
-    config: ModelConfig | CodecConfig,
+    config: AnyConfig,
     weights: Mapping[str, Tensor],
     others: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
@@ -66,7 +74,7 @@ def save_model(
     files.write_json(folder / CONFIG_FILE, config.dump())
 
 
-def read_config(folder: Path) -> ModelConfig | CodecConfig:
+def read_config(folder: Path) -> AnyConfig:
     """Read `config.json`, whatever kind of model it describes.
 
     Raises:
@@ -80,16 +88,15 @@ def read_config(folder: Path) -> ModelConfig | CodecConfig:
     if "_class_name" in data:
         raise UsageError(f"{path} is a diffusers configuration; run `suffuse convert {folder} --to suffuse` first")
     files.check_version(data, path=path, newest=FORMAT_VERSION)
-    if data.get("kind") == "codec":
-        return parse(CodecConfig, data, owner=str(path))
-    return parse(ModelConfig, data, owner=str(path))
+    kind = _KINDS.get(str(data.get("kind")))
+    return parse(ModelConfig, data, owner=str(path)) if kind is None else parse(kind, data, owner=str(path))
 
 
 def load_config(folder: Path) -> ModelConfig:
     """Read the `config.json` of a denoiser or a flow map.
 
     Raises:
-        UsageError: As `read_config`, and for an autoencoder.
+        UsageError: As `read_config`, and for another kind of model.
         RunError: It is not JSON.
     """
     config = read_config(folder)
@@ -97,6 +104,11 @@ def load_config(folder: Path) -> ModelConfig:
         raise UsageError(
             f"{folder} is an autoencoder, which makes no samples; give a model, or train one in its latents with "
             f"codec.run={folder}"
+        )
+    if isinstance(config, AlignmentConfig):
+        raise UsageError(
+            f"{folder} aligns captions with images and makes no samples; give a model, or train one that reads text by "
+            f"it with conditioner.run={folder}"
         )
     return config
 
@@ -111,9 +123,9 @@ def load_codec_config(folder: Path) -> CodecConfig:
     config = read_config(folder)
     if isinstance(config, CodecConfig):
         return config
-    if not isinstance(config.conditioner, Semantic):
+    if not isinstance(config, ModelConfig) or not isinstance(config.conditioner, Semantic):
         raise UsageError(
-            f"{folder} is no autoencoder, but a model of samples; give the run of one, such as that of the recipe "
+            f"{folder} is no autoencoder; give the run of one, such as that of the recipe "
             "mnist28-autoencoder, or of a denoiser with a compressor"
         )
     told = config.conditioner
@@ -162,9 +174,32 @@ def load_codec(
     return codec.eval().requires_grad_(requires_grad=False)
 
 
-def _fill(
-    model: nn.Module, config: ModelConfig | CodecConfig, folder: Path, weights: str | None, prefix: str = ""
-) -> str:
+def load_alignment_config(folder: Path) -> AlignmentConfig:
+    """Read the `config.json` of an alignment of captions with images.
+
+    Raises:
+        UsageError: As `read_config`, and for another kind of model.
+        RunError: It is not JSON.
+    """
+    config = read_config(folder)
+    if not isinstance(config, AlignmentConfig):
+        raise UsageError(
+            f"{folder} does not align captions with images; give the run of an alignment, such as that of the recipe "
+            "shapes-alignment"
+        )
+    return config
+
+
+def load_alignment(name: str | Path, *, weights: str | None = None) -> Alignment:
+    """Load an alignment from a folder, or from the Hub when no such folder exists; errors as `load_model`."""
+    folder = local_folder(name)
+    config = load_alignment_config(folder)
+    model = config.build()
+    model.config = config.replace(weights=_fill(model, config, folder, weights))
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _fill(model: nn.Module, config: AnyConfig, folder: Path, weights: str | None, prefix: str = "") -> str:
     """Give a fresh model the weights of a folder; returns the average's name.
 
     Args:

@@ -32,9 +32,11 @@ class _Semantic(BesideConditioner):
     def check(self, cond: Conditions) -> None:
         """Raise a `UsageError` for codes or images of another shape, and for what the text does not know."""
         for name, wanted in ((CODE, self.code_shape), (IMAGE, self.part.image_shape)):
-            if name in cond.values and tuple(cond.values[name].shape[1:]) != wanted:
+            # Images of other sizes, and their codes, are no mistake: convolutions take them.
+            if name in cond.values and (cond.values[name].ndim != 4 or cond.values[name].shape[1] != wanted[0]):
                 raise UsageError(
-                    f"condition {name!r} has shape {tuple(cond.values[name].shape[1:])}, but this model takes {wanted}"
+                    f"condition {name!r} has shape {tuple(cond.values[name].shape[1:])}, but this model takes "
+                    f"{wanted}, or other sides of {wanted[0]} channels"
                 )
         super().check(cond)
 

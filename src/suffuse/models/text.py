@@ -111,9 +111,8 @@ class TextEncoder(TextConditioner):
         self.layers = nn.ModuleList(_Layer(part.width, part.heads) for _ in range(part.depth))
         self.norm = nn.LayerNorm(part.width)
         if part.frozen:  # not the token for "no caption", of which a run that saw only captions knows nothing
-            for module in (self.table, self.layers, self.norm):
-                module.requires_grad_(requires_grad=False)
-            self.places.requires_grad_(requires_grad=False)
+            for p in (*self.table.parameters(), self.places, *self.layers.parameters(), *self.norm.parameters()):
+                p.requires_grad = False
         self.pooled = nn.Linear(part.width, vector_width) if part.pooled else None
         if self.pooled is not None:
             zero_weights(self.pooled)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -60,6 +60,7 @@ class DiT(NetworkPart):
         checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
+    fixed_size: ClassVar[bool] = True
     kind: Literal["dit"] = "dit"
     width: Annotated[int, Field(gt=0, multiple_of=4)] = 384
     depth: Annotated[int, Field(ge=1)] = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ class MLP(NetworkPart):
         checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
+    fixed_size: ClassVar[bool] = True
     kind: Literal["mlp"] = "mlp"
     width: Annotated[int, Field(gt=0)] = 128
     depth: Annotated[int, Field(ge=1)] = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import torch
 
@@ -19,8 +19,13 @@ N = TypeVar("N", bound=Network)
 
 
 class NetworkPart(Part, abc.ABC):
-    """Configuration of a network; `build` makes the module with its weights."""
+    """Configuration of a network; `build` makes the module with its weights.
 
+    Attributes:
+        fixed_size: Whether a network takes samples of no other size than it was built for.
+    """
+
+    fixed_size: ClassVar[bool] = False
     kind: str
 
     @abc.abstractmethod

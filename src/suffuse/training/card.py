@@ -6,8 +6,10 @@ from pathlib import Path
 
 from suffuse.base import files
 from suffuse.data import Dataset
+from suffuse.models.alignment import AlignmentConfig
 from suffuse.models.codec import CodecConfig
 from suffuse.models.config import ModelConfig
+from suffuse.models.pretrained import AnyConfig
 from suffuse.training.recipes import AnyRecipe
 
 __all__ = ["add_figures", "model_card"]
@@ -15,7 +17,7 @@ __all__ = ["add_figures", "model_card"]
 _FIGURES = "## Figures"
 
 
-def model_card(recipe: AnyRecipe, config: ModelConfig | CodecConfig, dataset: Dataset) -> str:
+def model_card(recipe: AnyRecipe, config: AnyConfig, dataset: Dataset) -> str:
     """Markdown with the Hub's header.
 
     Args:
@@ -24,15 +26,15 @@ def model_card(recipe: AnyRecipe, config: ModelConfig | CodecConfig, dataset: Da
         dataset: What was learned from.
     """
     classes = f"{len(config.classes)} classes" if isinstance(config, ModelConfig) and config.classes else "no labels"
-    codec = isinstance(config, CodecConfig)
+    what, tag, pipeline, command = _words(config)
     size = "x".join(str(n) for n in dataset.shape)
     lines = [
         "---",
         "library_name: suffuse",
-        f"tags: [{'autoencoder' if codec else 'diffusion'}, suffuse]",
-        f"pipeline_tag: {'image-to-image' if codec else 'unconditional-image-generation'}",
+        f"tags: [{tag}, suffuse]",
+        f"pipeline_tag: {pipeline}",
         "---",
-        f"# {'An autoencoder' if codec else 'A diffusion model'} trained with suffuse",
+        f"# {what} trained with suffuse",
         "",
         recipe.about or "Trained from a recipe of its own; see `recipe.yaml`.",
         "",
@@ -43,11 +45,20 @@ def model_card(recipe: AnyRecipe, config: ModelConfig | CodecConfig, dataset: Da
         f"| weights | {config.weights} after {config.step} steps of {recipe.training.batch} images |",
         "",
         "```",
-        "suffuse eval <this folder>" if codec else "suffuse sample <this folder> --n 16",
+        f"suffuse {command}",
         "```",
         "",
     ]
     return "\n".join(lines)
+
+
+def _words(config: AnyConfig) -> tuple[str, str, str, str]:
+    """What a model is called, its tag and pipeline on the Hub, and the command that shows what it does."""
+    if isinstance(config, CodecConfig):
+        return "An autoencoder", "autoencoder", "image-to-image", "eval <this folder>"
+    if isinstance(config, AlignmentConfig):
+        return "An alignment of captions with images", "clip", "zero-shot-image-classification", "eval <this folder>"
+    return "A diffusion model", "diffusion", "unconditional-image-generation", "sample <this folder> --n 16"
 
 
 def add_figures(folder: Path, table: str) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from suffuse.base.errors import UsageError
+from suffuse.base.errors import RunError, UsageError
 from suffuse.data import Dataset
 from suffuse.data.cache import ArrayFile, Filled, cached
 from suffuse.data.companion import Companion
 from suffuse.data.report import DataReport
 from suffuse.models.conditioner import ConditionerPart
 from suffuse.models.frozen_text import LENGTH, FrozenText
+from suffuse.models.pretrained import load_alignment_config, local_folder
 from suffuse.models.semantic import IMAGE
 from suffuse.models.text import CAPTION, Text, TextPart
 from suffuse.models.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -25,6 +26,7 @@ from suffuse.training.first_stages import with_first_stage
 __all__ = ["CaptionReader", "accompanied", "settled"]
 
 _SHOWN = 3
+_ALIGNED = ("length", "width", "depth", "heads", "most", "vocabulary", "tokenizer")  # what an encoder is made of
 
 
 def settled(conditioner: ConditionerPart, images: Dataset, folder: Path, device: torch.device) -> ConditionerPart:
@@ -66,6 +68,8 @@ def _companion(name: str, images: Dataset) -> Companion:
 
 def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, device: torch.device) -> TextPart:
     if isinstance(text, Text):
+        if text.run is not None:
+            return _aligned_text(text, text.run, folder)
         if (folder / TOKENIZER_FILE).is_file():
             tokenizer = Tokenizer.read(folder, text.tokenizer)
         else:
@@ -80,6 +84,28 @@ def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, devic
     assert isinstance(text, FrozenText)
     model = text.opened(device, folder)
     return text.replace(width=model.width, hash=model.hash)
+
+
+def _aligned_text(text: Text, run: str, folder: Path) -> TextPart:
+    """The encoder of a run of an alignment, whose tokenizer is copied."""
+    try:
+        place = local_folder(run)
+        made = load_alignment_config(place).text
+        tokenizer = Tokenizer.read(place, made.tokenizer)
+    except (UsageError, RunError) as error:
+        raise UsageError(
+            f"conditioner.run {run!r} cannot be opened ({error}); train an alignment first, such as suffuse train "
+            "shapes-alignment, and name its run"
+        ) from None
+    taken = {name: getattr(made, name) for name in _ALIGNED}
+    for name, value in taken.items():
+        if name in text.model_fields_set and getattr(text, name) not in (value, type(text).model_fields[name].default):
+            raise UsageError(
+                f"conditioner.{name} is {getattr(text, name)}, but the text encoder of conditioner.run has {value}; "
+                "leave it out, it is filled in"
+            )
+    tokenizer.save(folder)
+    return text.replace(**taken)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from suffuse.base.errors import RunError, UsageError
 from suffuse.base.randomness import keys
 from suffuse.base.weights import load_weights
 from suffuse.data import Dataset
+from suffuse.models.alignment import Alignment
 from suffuse.models.codec import Codec
 from suffuse.models.conditioner import ConditionerPart
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.frozen_text import FrozenTextConditioner
 from suffuse.models.low_resolution import LowResolution
-from suffuse.models.pretrained import load_codec, load_codec_config, load_config
+from suffuse.models.pretrained import load_alignment, load_codec, load_codec_config, load_config
 from suffuse.models.reconstruction import Reconstruction, ReconstructionConditioner
+from suffuse.models.text import TextEncoder
 from suffuse.training.frozen_parts import start_from
 from suffuse.training.measured import samples_of, some
 from suffuse.training.recipe import Recipe
@@ -72,7 +74,7 @@ def _opened(conditioner: Reconstruction) -> Codec:
         ) from None
 
 
-def begun(model: Denoiser | Codec, recipe: AnyRecipe, dataset: Dataset) -> tuple[str, ...]:
+def begun(model: Denoiser | Codec | Alignment, recipe: AnyRecipe, dataset: Dataset) -> tuple[str, ...]:
     """Give a fresh model the weights that its recipe starts from; sentences about it.
 
     Raises:
@@ -87,7 +89,16 @@ def begun(model: Denoiser | Codec, recipe: AnyRecipe, dataset: Dataset) -> tuple
     for live in model.modules():
         if isinstance(live, FrozenTextConditioner) and live.part.absent == "empty" and recipe.init is None:
             live.fill(live.part.opened())
+        if isinstance(live, TextEncoder) and live.part.run is not None and recipe.init is None:
+            _begin_text(live, live.part.run)
     return said
+
+
+def _begin_text(live: TextEncoder, run: str) -> None:
+    """The weights of an encoder that was trained beforehand; what its run did not need stays fresh."""
+    found = load_alignment(run).text.state_dict()
+    fresh = {name: value for name, value in live.state_dict().items() if name == "nothing" or name not in found}
+    load_weights(live, {**found, **fresh}, owner=f"the text encoder of {run}")
 
 
 @torch.no_grad()

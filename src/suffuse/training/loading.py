@@ -7,6 +7,7 @@ from pathlib import Path
 
 from suffuse.data import Dataset
 from suffuse.models.config import ConditionerConfig
+from suffuse.training.alignment_recipe import AlignmentRecipe
 from suffuse.training.companions import accompanied, settled
 from suffuse.training.latents import CodecRun, draw_spreads, latents_of, own_codec, spreads_of
 from suffuse.training.recipe import Recipe
@@ -41,7 +42,7 @@ def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[A
         recipe, dataset = _as_latents(recipe, recipe.codec, images, folder, world)
         if world.first and not (folder / LATENTS_PICTURE).is_file():
             _tell_spread(images, dataset, folder, note)
-    if isinstance(recipe, Recipe) and not isinstance(recipe.conditioner, str):
+    if isinstance(recipe, Recipe | AlignmentRecipe) and not isinstance(recipe.conditioner, str):
         recipe, dataset = _with_companions(recipe, recipe.conditioner, images, dataset, folder, world, note)
     resolved = recipe.resolve(dataset)
     if world.first:
@@ -63,14 +64,14 @@ def _as_latents(recipe: Recipe, codec: CodecRun, images: Dataset, folder: Path, 
 
 
 def _with_companions(
-    recipe: Recipe,
+    recipe: Recipe | AlignmentRecipe,
     conditioner: ConditionerConfig,
     images: Dataset,
     dataset: Dataset,
     folder: Path,
     world: World,
     note: Note,
-) -> tuple[Recipe, Dataset]:
+) -> tuple[Recipe | AlignmentRecipe, Dataset]:
     """The recipe with what the data decide about its conditioner, and the data with what that reads."""
     told = note if world.first else lambda text: None
 

@@ -21,6 +21,7 @@ from suffuse.training.settings import OptimiserSettings, TrainingSettings
 from suffuse.training.world import World
 
 if TYPE_CHECKING:
+    from suffuse.models.alignment import Alignment
     from suffuse.models.codec import Codec
     from suffuse.models.denoiser import Denoiser
 
@@ -57,7 +58,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Denoiser | Codec,
+        model: Denoiser | Codec | Alignment,
         objective: ObjectiveOf,
         settings: TrainingSettings,
         optimiser: OptimiserSettings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Annotated, Literal
 
@@ -41,7 +42,8 @@ class Compressor(AutoencoderPart):
             is left where only the denoiser was released.
         widths: Channels of the `conv` backbone; each layer halves the sides.
         latent_channels: Channels of the code.
-        size: Side to which images are brought first (768 for 1024 in the source); None leaves them.
+        size: Side to which square images are brought first (768 for 1024 in the source), others to as many pixels;
+            None leaves them.
         affine: Whether the batch norm has a learned scale and shift, as in the source.
     """
 
@@ -71,13 +73,20 @@ class Compressor(AutoencoderPart):
             raise UsageError(f"a compressor takes images (C, H, W), but the data have shape {shape}; choose images")
         if self.backbone == "efficientnet_v2_s" and shape[0] != 3:
             raise UsageError(f"compressor.backbone efficientnet_v2_s takes 3 channels, not {shape[0]}; use conv")
-        sides = shape[1:] if self.size is None else (self.size, self.size)
+        sides = self.encoded(shape[1], shape[2])
         if any(side % self._stride for side in sides):
             raise UsageError(
                 f"images of {sides[0]}x{sides[1]} cannot be made {self._stride} times smaller by the compressor; "
                 f"choose another compressor.size, a multiple of {self._stride}, or fewer compressor.widths"
             )
         return (self.latent_channels, sides[0] // self._stride, sides[1] // self._stride)
+
+    def encoded(self, height: int, width: int) -> tuple[int, int]:
+        """Sides at which an image of these is encoded: `size` for a square, as many pixels in its proportions else."""
+        if self.size is None or height == width:
+            return (self.size or height, self.size or width)
+        share = self.size / math.sqrt(height * width) / self._stride
+        return (max(1, round(share * height)) * self._stride, max(1, round(share * width)) * self._stride)
 
     def build(self, shape: tuple[int, ...], *, seed: int = 0) -> AutoencoderNetwork:
         """Make the encoder for images of one shape, (C, H, W); equal seeds give equal weights.
@@ -97,7 +106,7 @@ class CompressorNetwork(AutoencoderNetwork):
 
     def __init__(self, part: Compressor, channels: int) -> None:
         super().__init__()
-        self.size, self.backbone = part.size, part.backbone
+        self.part, self.backbone = part, part.backbone
         self.encoder = _convolutions(part.widths, channels) if part.backbone == "conv" else _efficientnet()
         width = part.widths[-1] if part.backbone == "conv" else 1280
         self.head = nn.Conv2d(width, part.latent_channels, 1, bias=False)
@@ -115,8 +124,9 @@ class CompressorNetwork(AutoencoderNetwork):
 
     def moments(self, x: Tensor) -> tuple[Tensor, None]:
         """The code of images in [-1, 1], (B, C, H, W) -> (B, c, h, w), which has no variance."""
-        if self.size is not None and tuple(x.shape[2:]) != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True)
+        sides = self.part.encoded(x.shape[2], x.shape[3])
+        if tuple(x.shape[2:]) != sides:
+            x = F.interpolate(x, sides, mode="bicubic", antialias=True)
         if self.backbone != "conv":
             x = ((x + 1) / 2 - self.mean) / self.std
         code: Tensor = self.norm(self.head(self.encoder(x)).float())
