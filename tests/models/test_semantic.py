@@ -83,8 +83,9 @@ def test_the_denoiser_trains_its_compressor() -> None:
 
 def test_other_shapes_are_refused() -> None:
     live = PART.build(8)
-    with pytest.raises(UsageError, match=r"condition 'code' has shape \(4, 2, 2\), but this model takes \(4, 4, 4\)"):
-        live.check(Conditions.of(code=torch.zeros(1, 4, 2, 2)))
+    with pytest.raises(UsageError, match=r"condition 'code' has shape \(3, 4, 4\), but this model takes \(4, 4, 4\)"):
+        live.check(Conditions.of(code=torch.zeros(1, 3, 4, 4)))
+    live.check(Conditions.of(code=torch.zeros(1, 4, 2, 6)))  # of an image of other sides
     with pytest.raises(UsageError, match="images of 18x18 cannot be made 4 times smaller by the compressor"):
         PART.seeing((3, 18, 18))
     with pytest.raises(UsageError, match="a compressor's code has no decoder"):

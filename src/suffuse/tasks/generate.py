@@ -190,7 +190,6 @@ def generate(
     asked: Asked | None = None,
     cond: Conditions | None = None,
     captions: tuple[str, ...] = (),
-    shape: tuple[int, ...] | None = None,
     on_samples: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     counter: MacCounter | None = None,
@@ -206,7 +205,6 @@ def generate(
         asked: Class or text of the samples; what the model is told of its data, in turn, when None.
         cond: The conditions themselves, of all n samples, in place of what is asked: small images to be enlarged, say.
         captions: Texts among them, for the record.
-        shape: Of what the model makes, (C, H, W), see `OpenRun.made_of`; the model's own when None.
         on_samples: Called after each batch with the number of samples finished.
         on_step: Called after each solver step, see `sample_batches`.
         counter: Counts multiply-accumulates; the first call of each kind takes longer.
@@ -226,7 +224,7 @@ def generate(
         for made in sample_batches(
             run.model,
             n,
-            shape=shape or run.config.shape,
+            shape=run.config.shape,
             solver=settings.solver,
             grid=settings.grid,
             guidance=settings.guidance,
@@ -258,7 +256,6 @@ def generate_each(
     *,
     seed: int = 0,
     first: int = 0,
-    shape: tuple[int, ...] | None = None,
     on_samples: Callable[[int], None] | None = None,
 ) -> Generated:
     """n samples of each wish, in a row, and what they cost together. All wishes have the same noise.
@@ -270,14 +267,13 @@ def generate_each(
         wishes: What is asked for.
         seed: As for `generate`.
         first: Number of the first sample of each.
-        shape: As for `generate`.
         on_samples: Called after each batch with the number of samples finished altogether.
     """
     parts: list[Generated] = []
     for wish in wishes:
         before = n * len(parts)
         told = None if on_samples is None else functools.partial(_and_before, on_samples, before)
-        parts.append(generate(run, n, settings, seed=seed, first=first, asked=wish, shape=shape, on_samples=told))
+        parts.append(generate(run, n, settings, seed=seed, first=first, asked=wish, on_samples=told))
     if len(parts) == 1:
         return parts[0]
     labels = [part.labels for part in parts if part.labels is not None]
