@@ -184,6 +184,12 @@ PAPERS: dict[str, Paper] = {
         2024,
         "arXiv 2306.00637",
     ),
+    "radford2021clip": Paper(
+        "Radford et al.",
+        "Learning Transferable Visual Models From Natural Language Supervision",
+        2021,
+        "arXiv 2103.00020",
+    ),
     "rombach2022ldm": Paper(
         "Rombach et al.", "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, "arXiv 2112.10752"
     ),

@@ -11,6 +11,7 @@ __all__ = [
     "Device",
     "GridName",
     "Guide",
+    "Height",
     "Nfe",
     "PlanName",
     "Precision",
@@ -18,6 +19,7 @@ __all__ = [
     "SolverName",
     "Steps",
     "Weights",
+    "Width",
     "fields_of",
     "numbers_of",
     "several_of",
@@ -36,6 +38,10 @@ PresetName = Annotated[
 ]
 Batch = Annotated[int | None, typer.Option("--batch", help="Samples at a time; changes nothing else.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="Of the network: float32 or bfloat16.")]
+Height = Annotated[
+    int | None, typer.Option("--height", help="Of the pictures, in pixels; the run's own if left out.", min=1)
+]
+Width = Annotated[int | None, typer.Option("--width", help="As --height.", min=1)]
 Weights = Annotated[str | None, typer.Option("--weights", help="Which average; the primary one if left out.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 

@@ -14,6 +14,7 @@ from suffuse.cli.options import (
     Device,
     GridName,
     Guide,
+    Height,
     Nfe,
     PlanName,
     Precision,
@@ -21,6 +22,7 @@ from suffuse.cli.options import (
     SolverName,
     Steps,
     Weights,
+    Width,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def sample_command(
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file with a prompt a line.")] = None,
     negative: Annotated[str | None, typer.Option("--negative", help="What guidance (--cfg) leads away from.")] = None,
+    height: Height = None,
+    width: Width = None,
     seed: Annotated[int, typer.Option("--seed", help="With its number, it determines each sample.")] = 0,
     first: Annotated[int, typer.Option("--first", help="Number of the first sample.")] = 0,
     batch: Batch = None,
@@ -68,7 +72,7 @@ def sample_command(
     from suffuse.tasks.prompts import read_prompts
     from suffuse.tasks.runs import Wanted, open_run, settle
 
-    opened = open_run(run, weights=weights, device=device)
+    opened = open_run(run, weights=weights, device=device).sized(height, width)
     asked = Wanted(
         solver=fields_of(solver),
         grid=fields_of(grid),
@@ -87,20 +91,18 @@ def sample_command(
     folder = out or opened.folder / "samples"
     files.make_folder(folder)
     made = _drawn(opened, settings, texts, label, negative, n=n, seed=seed, first=first)
-    total = len(made.x)
     sheet = folder / f"seed-{seed}-{first}-{first + n - 1}.png"
     save_sheet(made.x, sheet, columns=n if texts else None)
     if separate:
         save_each(made.x, folder, seed, first)
     if as_json:
-        facts = {"file": str(sheet), "samples": total, "prompts": texts, "first": first, "seed": seed}
+        facts = {"file": str(sheet), "samples": len(made.x), "prompts": texts, "first": first, "seed": seed}
         facts |= {"weights": opened.config.weights, "nfe": made.nfe, "seconds": made.seconds}
         say(json.dumps({**facts, **_how(settings)}))
         return
     say(str(sheet))
     if time:
-        speed = f"{made.seconds:.2f} s, {total / made.seconds:.1f} samples/s"
-        say(f"{speed}, NFE {made.nfe:g}, solver {settings.solver.kind}")
+        say(_cost(made, settings))
 
 
 def _drawn(
@@ -133,6 +135,11 @@ def _drawn(
             progress.show(done, total)
 
         return generate_each(run, n, settings, wishes, seed=seed, first=first, on_samples=shown)
+
+
+def _cost(made: Generated, settings: SamplingSettings) -> str:
+    speed = f"{made.seconds:.2f} s, {len(made.x) / made.seconds:.1f} samples/s"
+    return f"{speed}, NFE {made.nfe:g}, solver {settings.solver.kind}"
 
 
 def _how(settings: SamplingSettings) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 
 from suffuse.base.errors import UsageError, closest
 from suffuse.base.part import Joint
+from suffuse.data.buckets import BucketLoader, Buckets
 from suffuse.data.dataset import Dataset
 from suffuse.data.densities import DensityPart, GaussianMixture, MixturePart, Rings
 from suffuse.data.digits import Digits
@@ -23,6 +24,8 @@ from suffuse.data.shapes import Shapes, read_shapes
 from suffuse.data.sources import ZipLimits
 
 __all__ = [
+    "BucketLoader",
+    "Buckets",
     "Data",
     "DataPart",
     "DataReport",

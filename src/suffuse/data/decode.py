@@ -42,26 +42,34 @@ SMALL = "smaller than asked"
 DEEP = "32-bit pixels without a range"
 
 Byte = Annotated[int, Field(ge=0, le=255)]
+Side = Annotated[int, Field(ge=1)]
 
 
 class PictureRules(Part):
     """How pictures become samples.
 
     Attributes:
-        size: Height and width in pixels; None keeps the pictures as they are, which then must be of one size.
+        size: Height and width in pixels, one number for squares; None keeps the pictures as they are, which then must
+            be of one size.
         channels: What a sample has; `auto` is grey when every pixel of every picture is grey, RGB otherwise.
-        crop: `center` takes the largest square in the middle, `none` squeezes the whole picture into the square.
+        crop: `center` takes the largest part in the middle that has the proportions, `none` squeezes the whole picture
+            into them.
         background: What shines through transparent pixels, red, green and blue in 0..255; not used for `rgba`.
-        small: What happens to pictures whose shorter side is below `size`.
+        small: What happens to pictures with a side below that of `size`.
         pixel_limit: Most pixels that a picture may have before it is decoded.
     """
 
-    size: int | None = Field(default=None, ge=1)
+    size: Side | tuple[Side, Side] | None = None
     channels: Literal["auto", "grey", "rgb", "rgba"] = "auto"
     crop: Literal["center", "none"] = "center"
     background: tuple[Byte, Byte, Byte] = (255, 255, 255)
     small: Literal["upscale", "skip", "refuse"] = "upscale"
     pixel_limit: int = Field(default=64_000_000, ge=1, le=_MOST_PIXELS)
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of a sample; None where they are the pictures' own."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 class BadPicture(Exception):  # noqa: N818  (a verdict on a file, caught where files are counted)
@@ -137,14 +145,18 @@ def _decode(image: Image, rules: PictureRules, *, smooth: bool) -> Decoded:
     came_as = upright.size
     _check_size(came_as, rules)
     plain = _flat(_eight_bit(upright, applied), rules, applied)
-    if rules.size is not None:
-        plain = _fitted(plain, rules.size, rules.crop, applied, smooth=smooth)
+    if rules.sides is not None:
+        plain = _fitted(plain, rules.sides, rules.crop, applied, smooth=smooth)
     return Decoded(_channels(plain, rules.channels), came_as, tuple(applied))
 
 
 def _check_size(size: tuple[int, int], rules: PictureRules) -> None:
-    if rules.size is not None and rules.small != "upscale" and min(size) < rules.size:
-        raise BadPicture(SMALL, f"{size[0]}x{size[1]}, asked for {rules.size}")
+    if rules.sides is None or rules.small == "upscale":
+        return
+    height, width = rules.sides
+    if size[0] < width or size[1] < height:
+        asked = width if width == height else f"{width}x{height}"
+        raise BadPicture(SMALL, f"{size[0]}x{size[1]}, asked for {asked}")
 
 
 def _upright(image: Image, applied: list[str]) -> Image:
@@ -195,34 +207,37 @@ def _flat(image: Image, rules: PictureRules, applied: list[str]) -> Image:
     return alpha_composite(new("RGBA", image.size, (*rules.background, 255)), colour).convert("RGB")
 
 
-def _fitted(image: Image, size: int, crop: str, applied: list[str], *, smooth: bool) -> Image:
+def _fitted(image: Image, sides: tuple[int, int], crop: str, applied: list[str], *, smooth: bool) -> Image:
     width, height = image.size
+    tall, wide = sides
     box = (0.0, 0.0, float(width), float(height))
-    if width != height:
-        applied.append("cropped to the middle square" if crop == "center" else "squeezed into a square")
+    if width * tall != height * wide:
+        square = "square" if tall == wide else f"{wide}:{tall}"
+        applied.append(f"cropped to the middle {square}" if crop == "center" else f"squeezed into a {square}")
         if crop == "center":
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            box = (left, top, left + side, top + side)
-    if min(width, height) < size:
+            across, down = min(width, height * wide / tall), min(height, width * tall / wide)
+            left, top = (width - across) / 2, (height - down) / 2
+            box = (left, top, left + across, top + down)
+    if width < wide or height < tall:
         applied.append("enlarged")
-    return resized(image, size, box, smooth=smooth)
+    return resized(image, sides, box, smooth=smooth)
 
 
 def resized(
-    image: Image, size: int, box: tuple[float, float, float, float] | None = None, *, smooth: bool = True
+    image: Image, sides: tuple[int, int], box: tuple[float, float, float, float] | None = None, *, smooth: bool = True
 ) -> Image:
-    """A picture, or a box (left, top, right, bottom) of it, at size x size.
+    """A picture, or a box (left, top, right, bottom) of it, at a height and width.
 
     Smooth is bicubic over each pixel's footprint; otherwise the nearest pixel is taken.
     """
     from PIL.Image import Resampling
 
+    size = (sides[1], sides[0])
     whole = (0.0, 0.0, float(image.width), float(image.height))
-    if image.size == (size, size) and box in (None, whole):
+    if image.size == size and box in (None, whole):
         return image
     # Pillow multiplies colours by alpha while it resizes RGBA, so transparent pixels weigh nothing.
-    return image.resize((size, size), Resampling.BICUBIC if smooth else Resampling.NEAREST, box=box or whole)
+    return image.resize(size, Resampling.BICUBIC if smooth else Resampling.NEAREST, box=box or whole)
 
 
 def _channels(image: Image, channels: str) -> NDArray[np.uint8]:

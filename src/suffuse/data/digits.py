@@ -37,5 +37,5 @@ class Digits(DataPart):
         found = load_digits()
         pixels = np.rint(found.images * (255 / _LEVELS)).astype(np.uint8)
         if self.size != _NATIVE:
-            pixels = np.stack([np.asarray(resized(fromarray(image), self.size)) for image in pixels])
+            pixels = np.stack([np.asarray(resized(fromarray(image), (self.size, self.size))) for image in pixels])
         return Dataset.of("digits", pixels[..., None], labels=found.target, classes=[str(n) for n in range(10)])

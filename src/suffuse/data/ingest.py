@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import abc
+import functools
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import Field
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from suffuse.base.errors import UsageError
+from suffuse.data.aspects import nearest_shape, shapes_of_aspects, upright_size
+from suffuse.data.buckets import Buckets
 from suffuse.data.cache import BESIDE, ArrayFile, Filled, cached
 from suffuse.data.dataset import Dataset
 from suffuse.data.decode import SMALL, BadPicture, Decoded, PictureRules, decode, quiet_decoder
@@ -59,10 +63,16 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
     Attributes:
         on_error: `skip` leaves out pictures that cannot be used, up to `max_bad`; `refuse` stops at any.
         max_bad: Largest share of such pictures.
+        aspects: Widths over heights, such as [1.0, 1.5, 0.667], for generators that learn pictures of several shapes:
+            each picture is cropped to the nearest, of about size x size pixels, and a batch has one. All others, and
+            whatever judges samples, see squares. Empty for squares alone.
+        multiple: Of which both sides of those shapes are multiples.
     """
 
     on_error: Literal["skip", "refuse"] = "skip"
     max_bad: float = Field(default=0.01, ge=0, le=1)
+    aspects: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    multiple: int = Field(default=8, ge=1)
 
     @abc.abstractmethod
     def _listing(self) -> AbstractContextManager[Listing]:
@@ -73,6 +83,12 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
         """How the second picture of each sample is resized; None without such."""
         return None
 
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        if self.aspects and not isinstance(self.size, int):
+            raise ValueError(f"aspects want one number for size, that of the squares, not {self.size}")
+        return self
+
     def load(self, cache: Path | None = None) -> Dataset:
         """Decode the pictures once into the cache, and open it.
 
@@ -82,14 +98,41 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
             RunError: The cache cannot be written.
         """
         with self._listing() as listing:
-            # Where the pictures lie is no matter: the content's key finds a moved zip again.
-            plain = self.dump()
-            unused = ("path", "zip_limits", *(() if self._beside else _SECOND))
-            settings = {name: value for name, value in plain.items() if name not in unused}
-            key = {"settings": settings, "content": listing.key}
-            return cached(cache, listing.name, key, lambda pixels: self._fill(listing, pixels))
+            return cached(cache, listing.name, self._key(listing), lambda pixels: self._fill(listing, pixels))
 
-    def _fill(self, listing: Listing, pixels: ArrayFile) -> Filled:
+    def _key(self, listing: Listing) -> dict[str, object]:
+        # Where the pictures lie is no matter: the content's key finds a moved zip again.
+        unused = ("path", "zip_limits", "aspects", "multiple", *(() if self._beside else _SECOND))
+        settings = {name: value for name, value in self.dump().items() if name not in unused}
+        return {"settings": settings, "content": listing.key}
+
+    def load_buckets(self, cache: Path | None = None) -> Buckets | None:
+        """The pictures in the shapes of `aspects`, each decoded once into the cache; None without aspects.
+
+        Raises:
+            UsageError: As for `load`, and aspects that come to the same shape.
+            RunError: As for `load`.
+        """
+        if not self.aspects:
+            return None
+        assert isinstance(self.size, int)
+        shapes = shapes_of_aspects(self.size, self.aspects, self.multiple)
+        squares = self.load(cache)
+        with self._listing() as listing:
+            chosen = nearest_shape(_sizes(listing, cache), shapes)
+            parts = []
+            for number, shape in enumerate(shapes):
+                own = self.replace(size=shape, aspects=(), max_bad=1.0)  # `load` has judged the whole
+                pictures = [listing.layout.pictures[place] for place in np.flatnonzero(chosen == number)]
+                if not pictures:
+                    continue
+                layout = replace(listing.layout, pictures=pictures, classes=squares.classes, notes=[], lost={}, left={})
+                some = replace(listing, layout=layout, name=f"{listing.name}-{shape[1]}x{shape[0]}")
+                key = {**own._key(listing), "aspects": shapes, "classes": squares.classes}
+                parts.append(cached(cache, some.name, key, functools.partial(own._fill, some, whole=False)))
+        return Buckets(tuple(parts))
+
+    def _fill(self, listing: Listing, pixels: ArrayFile, *, whole: bool = True) -> Filled:
         tally, how = _Tally(), self._beside
         with ExitStack() as held:
             held.enter_context(quiet_decoder())
@@ -118,7 +161,7 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
                 f"{listing.shown} has pictures of different sizes ({summary(tally.sizes)}); "
                 "say which size they shall have, for example size=32"
             )
-        return _filled(listing.layout, tally)
+        return _filled(listing.layout, tally, whole=whole)
 
     def _judge(self, listing: Listing, tally: _Tally) -> None:
         """Refuse a source with too many pictures that cannot be used."""
@@ -216,10 +259,29 @@ def _in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             pool.shutdown(cancel_futures=True)
 
 
-def _filled(layout: Layout, tally: _Tally) -> Filled:
-    """Labels among the classes that have pictures, captions and the report."""
+def _sizes(listing: Listing, cache: Path | None) -> NDArray[np.float32]:
+    """Widths and heights of all pictures, (N, 2), read once; zeros of those that cannot be read."""
+
+    def size(picture: Picture) -> tuple[int, int]:
+        try:
+            return upright_size(listing.read(picture.place))
+        except Exception:  # as in `_attempts`, where it is told
+            return (0, 0)
+
+    def fill(file: ArrayFile) -> Filled:
+        with quiet_decoder():
+            for found in _in_order(size, listing.layout.pictures):
+                file.add(np.array(found, np.float32)[:, None, None])
+        return Filled(None, None, (), DataReport(read=file.count))
+
+    made = cached(cache, f"{listing.name}-sizes", {"sizes": listing.key}, fill)
+    return made.store[:, :, 0, 0]
+
+
+def _filled(layout: Layout, tally: _Tally, *, whole: bool = True) -> Filled:
+    """Labels among the classes that have pictures (of a part among all), captions and the report."""
     kept, notes = tally.kept, list(layout.notes)
-    present = {picture.label for picture in kept}
+    present = {picture.label for picture in kept} if whole else set(layout.classes)
     classes = tuple(name for name in layout.classes if name in present)
     if dropped := [name for name in layout.classes if name not in present]:
         notes.append(f"classes without a picture are dropped: {Skipped.of(dropped)}")

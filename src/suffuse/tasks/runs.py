@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,38 @@ class OpenRun:
     def shape(self) -> tuple[int, ...]:
         """Shape of a sample as it comes out: of the image where the model itself makes latents."""
         return self.config.shape if self.decoder is None else self.decoder.shape
+
+    def sized(self, height: int | None, width: int | None) -> OpenRun:
+        """This for images of other sides; the run itself when neither is given.
+
+        Args:
+            height: In pixels; the run's own when None.
+            width: As the height.
+
+        Raises:
+            UsageError: The samples are no images, a network on the way takes one size or cannot divide these sides, or
+                the model is shown pictures of its own size.
+        """
+        if height is None and width is None:
+            return self
+        if len(self.shape) != 3:
+            raise UsageError("these samples are points, not images; leave height and width out")
+        sides = (height or self.shape[1], width or self.shape[2])
+        if self.config.network.fixed_size:
+            raise UsageError(
+                f"network {self.config.network.kind!r} takes samples of {self.config.shape} alone; leave height and "
+                "width out"
+            )
+        if self.config.conditioner.extra_channels(self.config.shape):
+            raise UsageError(
+                f"conditioner {self.config.conditioner.kind!r} shows the model pictures of one size, "
+                f"{self.config.shape}; leave height and width out"
+            )
+        decoder = None if self.decoder is None else self.decoder.sized(*sides)
+        shape = (self.config.shape[0], *sides) if decoder is None else decoder.made_of(*sides)
+        with torch.device("meta"):
+            self.config.network.build(shape)  # refuses sides that it cannot divide
+        return replace(self, config=self.config.replace(shape=shape), decoder=decoder)
 
     def decode(self, x: Tensor, cond: Conditions | None = None, *, seed: int = 0, first: int = 0) -> Tensor:
         """What the model makes as images, (n, c, h, w) -> (n, C, H, W) where it makes latents; x itself otherwise.
@@ -258,6 +290,7 @@ def reference_data(name: str, shape: tuple[int, ...]) -> DataPart:
         return source
     if len(shape) != 3 or shape[0] not in _CHANNELS:
         raise UsageError(f"the model makes samples of {shape}, but data {name!r} are images; give others")
-    changes = {"size": shape[-1], "channels": _CHANNELS[shape[0]]}
+    size = shape[1] if shape[1] == shape[2] else shape[1:]
+    changes = {"size": size, "channels": _CHANNELS[shape[0]]}
     wanted: DataPart = _part(Data, {**plain, **{key: changes[key] for key in changes if key in fields}}, "reference")
     return wanted

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from suffuse.data import Dataset
+from suffuse.data import Buckets, Dataset
+from suffuse.training.bucketed import main_of
 from suffuse.training.frozen_parts import located
 from suffuse.training.handed import objective_of
 from suffuse.training.recipes import AnyRecipe, AnyResolved
@@ -21,7 +22,7 @@ _SECONDS = 6.0  # that timing may take
 _SHARE = 0.94  # of the budget that is spent on steps; the rest is for checkpoints and what is made of them
 
 
-def calibrated(resolved: AnyResolved, dataset: Dataset, folder: Path, world: World) -> tuple[AnyRecipe, str]:
+def calibrated(resolved: AnyResolved, samples: Dataset | Buckets, folder: Path, world: World) -> tuple[AnyRecipe, str]:
     """The recipe with `minutes` turned into `steps` on this machine, and a sentence about it.
 
     A model of the same parts takes a few steps and is thrown away; the run itself starts afresh, so that a run of a
@@ -29,7 +30,7 @@ def calibrated(resolved: AnyResolved, dataset: Dataset, folder: Path, world: Wor
 
     Args:
         resolved: With a budget of minutes.
-        dataset: What is learned from.
+        samples: What is learned from.
         folder: Of the run, where its frozen models are.
         world: All processes; they agree on one number.
     """
@@ -38,9 +39,9 @@ def calibrated(resolved: AnyResolved, dataset: Dataset, folder: Path, world: Wor
     assert minutes is not None
     settings = recipe.training
     model = resolved.model.build(seed=settings.seed)
-    objective = objective_of(located(recipe, folder), dataset, world)
+    objective = objective_of(located(recipe, folder), main_of(samples), world)
     trainer = Trainer(model, objective, settings, recipe.optimiser, world)
-    loader = recipe.loader(dataset, world)
+    loader = recipe.loader(samples, world)
     with loader.stream() as batches:
         began, timed = time.perf_counter(), 0
         for step in range(_WARM + _MOST):

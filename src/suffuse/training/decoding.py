@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +38,7 @@ class Decoder:
         sampling: How it is sampled.
         inner: Of that denoiser's own latents; None where it makes pixels.
         folder: Of that denoiser; None where there is none.
+        sides: Height and width of the images that such a denoiser draws; those that it was trained for when None.
     """
 
     codec: Codec
@@ -45,6 +46,7 @@ class Decoder:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     inner: Decoder | None = None
     folder: Path | None = None
+    sides: tuple[int, int] | None = None
 
     @classmethod
     def of_model(cls, folder: Path, device: torch.device) -> Self | None:
@@ -81,7 +83,37 @@ class Decoder:
     def shape(self) -> tuple[int, ...]:
         """Of an image, (C, H, W)."""
         assert self.codec.config is not None
-        return self.codec.config.shape
+        shape = self.codec.config.shape
+        return shape if self.sides is None else (shape[0], *self.sides)
+
+    def sized(self, height: int, width: int) -> Self:
+        """This for images of other sides.
+
+        Raises:
+            UsageError: A network on the way takes one size, or cannot divide these sides.
+        """
+        assert self.codec.config is not None
+        if self.codec.config.network.fixed_size:
+            raise UsageError(
+                f"the codec {self.codec.config.network.kind!r} takes images of {self.codec.config.shape} alone; leave "
+                "height and width out"
+            )
+        self.made_of(height, width)
+        inner = None if self.inner is None else self.inner.sized(height, width)
+        return replace(self, sides=(height, width), inner=inner)
+
+    def made_of(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of the latent that images of these sides come from, (c, h, w)."""
+        assert self.codec.config is not None
+        return self.codec.config.network.latent_shape((self.codec.config.shape[0], height, width))
+
+    def _drawn(self) -> tuple[int, ...] | None:
+        """Shape of what the denoiser that decodes makes; None for its own."""
+        assert self.model is not None
+        assert self.model.config is not None
+        if self.sides is None:
+            return None
+        return (self.model.config.shape[0], *self.sides) if self.inner is None else self.inner.made_of(*self.sides)
 
     @torch.no_grad()
     def decode(self, z: Tensor, cond: Conditions | None = None, *, seed: int = 0, first: int = 0) -> Tensor:
@@ -101,6 +133,7 @@ class Decoder:
         for made in sample_batches(
             self.model,
             len(z),
+            shape=self._drawn(),
             solver=how.solver,
             grid=how.grid,
             guidance=how.guidance,

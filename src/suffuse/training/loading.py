@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from suffuse.data import Dataset
+from suffuse.data import Buckets, Dataset
+from suffuse.data.ingest import PicturesPart
 from suffuse.models.config import ConditionerConfig
+from suffuse.models.pretrained import load_codec_config
 from suffuse.training.alignment_recipe import AlignmentRecipe
+from suffuse.training.bucketed import check_encoded, in_squares, main_of
 from suffuse.training.companions import accompanied, settled
 from suffuse.training.latents import CodecRun, draw_spreads, latents_of, own_codec, spreads_of
 from suffuse.training.recipe import Recipe
@@ -18,9 +21,10 @@ from suffuse.training.world import World
 __all__ = ["loaded"]
 
 Note = Callable[[str], None]
+Samples = Dataset | Buckets
 
 
-def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[AnyResolved, Dataset]:
+def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[AnyResolved, Samples]:
     """Read the data (the first process fills the caches for the others) and let them decide what is open.
 
     Args:
@@ -32,56 +36,83 @@ def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[A
     Raises:
         UsageError: The data cannot be read, or recipe and data do not go together.
     """
-    read = world.first_alone(recipe.data.load, "read the data")
-    dataset = recipe.data.load() if read is None else read
-    if world.first:
-        for line in dataset.report.lines():
-            note(line)
-    images = dataset
+    images = world.each_after_first(recipe.data.load, "read the data")
+    told = note if world.first else lambda text: None
+    for line in images.report.lines():
+        told(line)
+    pictures = _in_buckets(recipe, world, told) or images
+    samples = pictures
     if isinstance(recipe, Recipe) and recipe.codec is not None:
-        recipe, dataset = _as_latents(recipe, recipe.codec, images, folder, world)
+        recipe, samples = _as_latents(recipe, recipe.codec, images, pictures, folder, world)
         if world.first and not (folder / LATENTS_PICTURE).is_file():
-            _tell_spread(images, dataset, folder, note)
+            _tell_spread(images, main_of(samples), folder, note)
     if isinstance(recipe, Recipe | AlignmentRecipe) and not isinstance(recipe.conditioner, str):
-        recipe, dataset = _with_companions(recipe, recipe.conditioner, images, dataset, folder, world, note)
-    resolved = recipe.resolve(dataset)
-    if world.first:
-        for line in (*resolved.notes, *_remarks(resolved.recipe, world)):
-            note(line)
-    return resolved, dataset
+        recipe, samples = _with_companions(recipe, recipe.conditioner, images, pictures, samples, folder, world, told)
+    resolved: AnyResolved = recipe.resolve(main_of(samples))
+    if isinstance(samples, Buckets):
+        codec = recipe.codec if isinstance(recipe, Recipe) else None
+        square = images.shape if codec is None else load_codec_config(folder / codec.run).latent_shape
+        resolved = in_squares(resolved, square, samples)
+    for line in (*resolved.notes, *_remarks(resolved.recipe, world)):
+        told(line)
+    return resolved, samples
 
 
-def _as_latents(recipe: Recipe, codec: CodecRun, images: Dataset, folder: Path, world: World) -> tuple[Recipe, Dataset]:
-    """The recipe with its own copy of the codec, and the latents of the images."""
+def _in_buckets(recipe: AnyRecipe, world: World, note: Note) -> Buckets | None:
+    """The pictures in several shapes, where a generator is asked to learn them so."""
+    data = recipe.data
+    if not isinstance(recipe, Recipe) or not isinstance(data, PicturesPart) or not data.aspects:
+        return None
+    buckets = world.each_after_first(data.load_buckets, "read the data")
+    assert buckets is not None
+    for line in buckets.lines():
+        note(line)
+    return buckets
 
-    def encode() -> Dataset:
-        return latents_of(own, images, folder, world.device, mirrored=recipe.training.flip)
+
+def _as_latents(
+    recipe: Recipe, codec: CodecRun, images: Dataset, pictures: Samples, folder: Path, world: World
+) -> tuple[Recipe, Samples]:
+    """The recipe with its own copy of the codec, and the latents of the pictures."""
+
+    def encode() -> Samples:
+        def one(part: Dataset) -> Dataset:
+            return latents_of(own, part, folder, world.device, mirrored=recipe.training.flip)
+
+        return pictures.each(one) if isinstance(pictures, Buckets) else one(pictures)
 
     made = world.first_alone(lambda: own_codec(codec, images, folder, world.device), "measure the codec")
     own = world.from_first(made)
-    first = world.first_alone(encode, "encode the images")
-    return recipe.replace(codec=own), encode() if first is None else first
+    if isinstance(pictures, Buckets):
+        check_encoded(load_codec_config(folder / own.run), pictures)
+    return recipe.replace(codec=own), world.each_after_first(encode, "encode the images")
 
 
 def _with_companions(
     recipe: Recipe | AlignmentRecipe,
     conditioner: ConditionerConfig,
     images: Dataset,
-    dataset: Dataset,
+    pictures: Samples,
+    samples: Samples,
     folder: Path,
     world: World,
     note: Note,
-) -> tuple[Recipe | AlignmentRecipe, Dataset]:
+) -> tuple[Recipe | AlignmentRecipe, Samples]:
     """The recipe with what the data decide about its conditioner, and the data with what that reads."""
-    told = note if world.first else lambda text: None
 
-    def accompany() -> Dataset:
-        return accompanied(dataset, images, own, folder, world.device, told)
+    def accompany() -> Samples:
+        def one(part: Dataset, shown: Dataset) -> Dataset:
+            return accompanied(part, shown, own, folder, world.device, note)
+
+        if isinstance(samples, Buckets):
+            assert isinstance(pictures, Buckets)
+            return Buckets(tuple(map(one, samples.parts, pictures.parts)))
+        assert isinstance(pictures, Dataset)
+        return one(samples, pictures)
 
     made = world.first_alone(lambda: settled(conditioner, images, folder, world.device), "read the captions")
     own = world.from_first(made)
-    first = world.first_alone(accompany, "read the captions")
-    return recipe.replace(conditioner=own), accompany() if first is None else first
+    return recipe.replace(conditioner=own), world.each_after_first(accompany, "read the captions")
 
 
 def _remarks(recipe: AnyRecipe, world: World) -> tuple[str, ...]:

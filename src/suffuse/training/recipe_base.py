@@ -11,7 +11,7 @@ from torch import Tensor
 
 from suffuse.base.conditions import Conditions
 from suffuse.base.part import Part
-from suffuse.data import Data, Dataset, Loader
+from suffuse.data import BucketLoader, Buckets, Data, Dataset, Loader
 from suffuse.process import CouplingPart, Independent
 from suffuse.training.settings import EvaluationSettings, OptimiserSettings, TrainingSettings
 from suffuse.training.world import World
@@ -79,11 +79,11 @@ class RecipePart(Part, abc.ABC):
         """Which noise goes with which sample, and whether that minds the classes."""
         return Independent(), False
 
-    def loader(self, dataset: Dataset, world: World) -> Loader:
+    def loader(self, samples: Dataset | Buckets, world: World) -> Loader:
         """The batches of this run, for one of its processes."""
         settings, (coupling, labelled) = self.training, self.pairing
-        return Loader(
-            dataset,
+        return (BucketLoader if isinstance(samples, Buckets) else Loader)(
+            samples,  # type: ignore[arg-type]  # of the kind that this loader takes
             batch=settings.batch,
             seed=settings.seed,
             rank=world.rank,

@@ -18,10 +18,11 @@ import suffuse
 from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.base.hardware import processor
-from suffuse.data import Dataset, contact_sheet, save_picture, to_uint8
+from suffuse.data import Buckets, Dataset, contact_sheet, save_picture, to_uint8
 from suffuse.models.config import ModelConfig
 from suffuse.models.pretrained import save_model
 from suffuse.models.tokenizer import TOKENIZER_FILE
+from suffuse.training.bucketed import main_of
 from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
@@ -152,7 +153,7 @@ def _claim(folder: Path, resume: bool) -> None:
 
 
 def _timed(
-    resolved: AnyResolved, dataset: Dataset, folder: Path, world: World, watcher: Watcher, *, resume: bool
+    resolved: AnyResolved, dataset: Dataset | Buckets, folder: Path, world: World, watcher: Watcher, *, resume: bool
 ) -> AnyResolved:
     """A budget of minutes as a number of steps: that of the run itself when it is resumed, else by a calibration."""
     settings = resolved.recipe.training
@@ -177,7 +178,7 @@ class _Session:
     def __init__(
         self,
         resolved: AnyResolved,
-        dataset: Dataset,
+        samples: Dataset | Buckets,
         folder: Path,
         world: World,
         stop: Stop,
@@ -187,6 +188,7 @@ class _Session:
     ) -> None:
         recipe = resolved.recipe
         self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
+        dataset = main_of(samples)
         self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
         self.model = self.config.build(seed=self.settings.seed)
         said = begun(self.model, recipe, dataset) if fresh else ()
@@ -194,7 +196,7 @@ class _Session:
             watcher.note(line)
         objective = objective_of(located(recipe, folder), dataset, world)
         self.trainer = Trainer(self.model, objective, self.settings, recipe.optimiser, world)
-        self.loader = recipe.loader(dataset, world)
+        self.loader = recipe.loader(samples, world)
         self.decoder: Decoder | None = None  # loaded when the first sheet is drawn
         self.meter = _Meter(self.settings.batch)
         self.report: dict[str, Tensor] = {}

@@ -94,6 +94,11 @@ class World:
             raise failure or RunError(f"process 0 could not {what}; its message says why")
         return result
 
+    def each_after_first(self, work: Callable[[], T], what: str) -> T:
+        """Let the first process do what fills a cache, then the others what finds it filled; arguments as above."""
+        done = self.first_alone(work, what)
+        return done if self.first else work()  # type: ignore[return-value]  # the first has done it
+
     def from_first(self, value: T | None) -> T:
         """What the first process has, in all of them; plain data."""
         if self.size == 1:
