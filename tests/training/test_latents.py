@@ -193,7 +193,7 @@ def test_what_does_not_go_together_is_refused(latent: Make, tiny: Make, finished
         train(latent("channels", tree={"data": {"kind": "shapes", "size": 16, "count": 9}}), "x")
     with pytest.raises(UsageError, match="images of 9x9 cannot be halved 1 times"):
         train(latent("odd", tree={"data": images_of(9, tmp_path)}), "x")
-    with pytest.raises(UsageError, match="is no autoencoder, but a model of samples"):
+    with pytest.raises(UsageError, match="is no autoencoder; give"):
         train(latent("kind", tree={"codec": {"run": str(train(tiny("points"), "x").folder)}}), "x")
     with pytest.raises(UsageError, match="is an autoencoder, which makes no samples"):
         open_run(finished)
