@@ -59,6 +59,10 @@ def test_pixels_of_several_shapes_are_learned_and_drawn(tiny: Make, pictures: Pa
     recipe = tiny(pictures=True, tree=data(pictures))
     done = train(recipe, "run", watcher=Watcher(note=said.append))
     assert "24 samples in buckets: 8 of 16x16, 8 of 20x12, 8 of 12x20" in said
+    assert (
+        "| data | pictures, 24 samples of 3x16x16, 3x12x20, 3x20x12, no labels |"
+        in (done.folder / "README.md").read_text()
+    )
     run = open_run(done.folder, device="cpu")
     assert run.shape == (3, 16, 16), "squares, when nothing is asked"
     for height, width in ((20, 12), (32, 8)):

@@ -129,7 +129,8 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
                 layout = replace(listing.layout, pictures=pictures, classes=squares.classes, notes=[], lost={}, left={})
                 some = replace(listing, layout=layout, name=f"{listing.name}-{shape[1]}x{shape[0]}")
                 key = {**own._key(listing), "aspects": shapes, "classes": squares.classes}
-                parts.append(cached(cache, some.name, key, functools.partial(own._fill, some, whole=False)))
+                part = cached(cache, some.name, key, functools.partial(own._fill, some, whole=False))
+                parts.append(replace(part, name=listing.name))
         return Buckets(tuple(parts))
 
     def _fill(self, listing: Listing, pixels: ArrayFile, *, whole: bool = True) -> Filled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from suffuse.base import files
-from suffuse.data import Dataset
+from suffuse.data import Buckets, Dataset
 from suffuse.models.alignment import AlignmentConfig
 from suffuse.models.codec import CodecConfig
 from suffuse.models.config import ModelConfig
@@ -17,17 +17,18 @@ __all__ = ["add_figures", "model_card"]
 _FIGURES = "## Figures"
 
 
-def model_card(recipe: AnyRecipe, config: AnyConfig, dataset: Dataset) -> str:
+def model_card(recipe: AnyRecipe, config: AnyConfig, samples: Dataset | Buckets) -> str:
     """Markdown with the Hub's header.
 
     Args:
         recipe: What was done.
         config: What came out.
-        dataset: What was learned from.
+        samples: What was learned from.
     """
     classes = f"{len(config.classes)} classes" if isinstance(config, ModelConfig) and config.classes else "no labels"
     what, tag, pipeline, command = _words(config)
-    size = "x".join(str(n) for n in dataset.shape)
+    parts = samples.parts if isinstance(samples, Buckets) else (samples,)
+    size = ", ".join("x".join(str(n) for n in part.shape) for part in parts)
     lines = [
         "---",
         "library_name: suffuse",
@@ -40,7 +41,7 @@ def model_card(recipe: AnyRecipe, config: AnyConfig, dataset: Dataset) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| data | {dataset.name}, {len(dataset)} samples of {size}, {classes} |",
+        f"| data | {parts[0].name}, {len(samples)} samples of {size}, {classes} |",
         *(f"| {name} | {value} |" for name, value in config.facts().items()),
         f"| weights | {config.weights} after {config.step} steps of {recipe.training.batch} images |",
         "",

@@ -189,11 +189,11 @@ class _Session:
         recipe = resolved.recipe
         self.recipe, self.settings, self.config = recipe, recipe.training, resolved.model
         dataset = main_of(samples)
-        self.dataset, self.folder, self.world, self.stop, self.watcher = dataset, folder, world, stop, watcher
+        self.samples, self.folder, self.world, self.stop, self.watcher = samples, folder, world, stop, watcher
         self.model = self.config.build(seed=self.settings.seed)
-        said = begun(self.model, recipe, dataset) if fresh else ()
-        for line in said if world.first else ():
-            watcher.note(line)
+        for line in begun(self.model, recipe, dataset) if fresh else ():
+            if world.first:
+                watcher.note(line)
         objective = objective_of(located(recipe, folder), dataset, world)
         self.trainer = Trainer(self.model, objective, self.settings, recipe.optimiser, world)
         self.loader = recipe.loader(samples, world)
@@ -303,7 +303,7 @@ class _Session:
         primary, *others = ema.names
         config = self.config.replace(weights=primary, others=tuple(others), step=self.trainer.step)
         save_model(self.folder, config, ema.weights(primary), {name: ema.weights(name) for name in others})
-        files.write_text(self.folder / "README.md", model_card(self.recipe, config, self.dataset))
+        files.write_text(self.folder / "README.md", model_card(self.recipe, config, self.samples))
 
     @torch.no_grad()
     def _sample_sheet(self) -> None:
@@ -313,7 +313,8 @@ class _Session:
         recipe: RecipePart = self.recipe
         if self.decoder is None and isinstance(self.config, ModelConfig) and self.config.codec is not None:
             self.decoder = Decoder.open(self.folder / self.config.codec, self.world.device)
-        made = recipe.examples(shadow.eval(), self.dataset, None if self.decoder is None else self.decoder.decode)
+        decode = None if self.decoder is None else self.decoder.decode
+        made = recipe.examples(shadow.eval(), main_of(self.samples), decode)
         if made.ndim == 4:
             files.make_folder(self.folder / "samples")
             path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
