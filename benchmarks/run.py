@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import suffuse
-from benchmarks import cascades, consistency, others, plans, sampling, training
+from benchmarks import cascades, consistency, latents, others, plans, sampling, training
 from suffuse.base.hardware import processor
 
 __all__ = ["main"]
@@ -33,6 +33,7 @@ _GROUPS: dict[str, Callable[[int], Rows]] = {
     "sampling": sampling.measure,
     "training": training.measure,
     "consistency": consistency.measure,
+    "latents": latents.measure,
     "plans": plans.measure,
     "plans-gpu": plans.measure_gpu,
     "cascades": cascades.measure,

@@ -13,6 +13,7 @@ from PIL import Image
 from suffuse.base.errors import UsageError
 from suffuse.data import BucketLoader, Buckets, Dataset, Images
 from suffuse.data.aspects import nearest_shape, shapes_of_aspects, upright_size
+from suffuse.data.buckets import _shares
 from suffuse.process import OptimalTransport
 
 ASPECTS = (1.0, 1.5, 2 / 3)
@@ -50,8 +51,12 @@ def test_shapes_have_about_the_same_area_and_the_sides_asked_for():
     shapes = shapes_of_aspects(512, (1.0, 0.75, 4 / 3, 0.5, 2.0), 64)
     assert shapes == ((512, 512), (576, 448), (448, 576), (704, 384), (384, 704))
     assert all(abs(h * w / 512**2 - 1) < 0.05 for h, w in shapes)
-    with pytest.raises(UsageError, match=r"data.aspects 1 and 1.1 both come to 32x32; leave one out"):
+    with pytest.raises(ValueError, match=r"aspects 1 and 1.1 both come to 32x32; leave one out"):
         shapes_of_aspects(32, (1.0, 1.1), 8)
+    with pytest.raises(UsageError, match=r"aspects 1 and 1.1 both come to 32x32"):
+        Images(path="nowhere", size=8).replace(size=32, aspects=(1.0, 1.1))
+    with pytest.raises(UsageError, match="aspects"):
+        Images(path="nowhere", size=8).replace(aspects=(float("inf"),))
 
 
 def test_a_picture_goes_to_the_nearest_proportions():
@@ -151,18 +156,73 @@ def test_an_epoch_of_each_bucket_sees_every_sample():
 
 def test_several_processes_see_together_what_one_sees():
     buckets = of_sizes(9, 5)
-    one = BucketLoader(buckets, batch=4, seed=3, flip=True, coupling=OptimalTransport())
     for step in (0, 1, 2, 1500):
         parts = [BucketLoader(buckets, batch=4, seed=3, flip=True, rank=rank, world=2) for rank in range(2)]
         alone = BucketLoader(buckets, batch=4, seed=3, flip=True)
         assert torch.equal(alone.at(step).x0, torch.cat([part.at(step).x0 for part in parts]))
-        assert one.at(step).eps.shape == one.at(step).x0.shape
+        assert torch.equal(alone.at(step).index, torch.cat([part.at(step).index for part in parts]))
+
+
+def test_coupled_noise_is_that_of_the_step_in_another_order():
+    """The trainer draws by the step, so a bucket must not draw by its own turn: noise would come again."""
+    coupled = BucketLoader(of_sizes(9, 5), batch=4, seed=3, coupling=OptimalTransport())
+    for step in (3, 4, 5, 6):
+        batch = coupled.at(step)
+        plain = coupled.draws(step).normal("eps", tuple(batch.x0.shape[1:]))
+        order = (batch.eps[:, None] == plain[None]).flatten(2).all(2).float()
+        assert torch.equal(order.sum(0), torch.ones(4))
+        assert torch.equal(order.sum(1), torch.ones(4))
 
 
 def test_a_tiny_bucket_is_not_forgotten():
-    loader = BucketLoader(of_sizes(250, 1), batch=2, seed=0)
-    loader._shares = np.array([1000, 1])
+    loader = BucketLoader(of_sizes(200, 1), batch=2, seed=0)
+    assert _shares([5000, 1], 1000).tolist() == [1000, 1]
     assert {loader.turn(step)[0] for step in range(1001)} == {0, 1}
+
+
+def test_grey_and_coloured_buckets_have_the_channels_of_the_whole(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(3):
+        Image.new("RGB", (16, 16), (200, 10, 10)).save(folder / f"square{place}.png")
+        Image.new("L", (32, 16), 90).save(folder / f"wide{place}.png")
+    assert [part.shape[0] for part in loaded(folder, tmp_path, aspects=(1.0, 2.0)).parts] == [3, 3]
+
+
+def test_a_picture_that_the_squares_leave_out_is_in_no_bucket(tmp_path):
+    folder = tmp_path / "pictures"
+    for name, sizes in (("a", [(16, 16), (40, 20)]), ("b", [(30, 14)])):
+        (folder / name).mkdir(parents=True)
+        for place, size in enumerate(sizes):
+            Image.new("RGB", size, "red").save(folder / name / f"{place}.png")
+    found = loaded(folder, tmp_path, aspects=(1.0, 2.0), small="skip")
+    assert [(len(part), part.classes) for part in found.parts] == [(1, ("a",)), (1, ("a",))]
+    again = loaded(folder, tmp_path, aspects=(1.0, 2.0), small="upscale")
+    assert [len(part) for part in again.parts] == [1, 2], "another cache"
+
+
+def test_a_bucket_of_which_nothing_can_be_decoded_is_none(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(3):
+        Image.new("RGB", (16, 16), "blue").save(folder / f"{place}.png")
+    noise = np.random.default_rng(0).integers(0, 256, (20, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "wide.png")
+    whole = (folder / "wide.png").read_bytes()
+    (folder / "wide.png").write_bytes(whole[: len(whole) // 2])
+    found = loaded(folder, tmp_path, aspects=(1.0, 3.0), max_bad=0.5)
+    assert [len(part) for part in found.parts] == [3]
+
+
+def test_the_same_files_under_other_labels_have_their_own_sizes(tmp_path):
+    folder = tmp_path / "pictures"
+    for name, size in (("a", (32, 16)), ("b", (16, 16)), ("c", (32, 16))):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", size, "red").save(folder / name / "one.png")
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "b/one.png", "label": "b"}))
+    for labels, count in (("auto", 1), ("folders", 3), ("auto", 1)):
+        found = loaded(folder, tmp_path, aspects=(1.0, 2.0), labels=labels, max_bad=1.0)
+        assert len(found) == count
 
 
 def test_no_buckets_are_refused():

@@ -153,7 +153,7 @@ def test_the_codec_of_buckets_is_measured_on_squares(cascade: OpenRun) -> None:
             {"network": {"kind": "unet", "channels": 8, "multipliers": [1, 2, 2, 2], "groups": 4}},
             "needs sides divisible by 8",
         ),
-        ({"conditioner": {"kind": "inpainting"}}, "puts a picture of one size beside the sample"),
+        ({"conditioner": {"kind": "inpainting"}}, "puts pictures of one size beside samples"),
     ],
 )
 def test_what_takes_one_shape_is_refused(tiny: Make, pictures: Path, tree: dict[str, Any], match: str) -> None:

@@ -9,28 +9,27 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from suffuse.base.errors import UsageError
-from suffuse.data.decode import FORMATS
+from suffuse.data.decode import FORMATS, ORIENTATION
 
 __all__ = ["nearest_shape", "shapes_of_aspects", "upright_size"]
 
-_ORIENTATION, _LYING = 0x0112, 5  # of EXIF: from 5 on the picture lies on its side
+_LYING = (5, 6, 7, 8)  # EXIF's orientations in which a picture lies on its side
 
 
 def shapes_of_aspects(size: int, aspects: Sequence[float], multiple: int) -> tuple[tuple[int, int], ...]:
     """Height and width of each aspect, with about size x size pixels and sides that are multiples of `multiple`.
 
     Raises:
-        UsageError: Two aspects come to the same shape: that one could not be told from the other.
+        ValueError: Two aspects come to the same shape: that one could not be told from the other.
     """
     found: dict[tuple[int, int], float] = {}
     for aspect in aspects:
         width, height = size * math.sqrt(aspect), size / math.sqrt(aspect)
         shape = (max(1, round(height / multiple)) * multiple, max(1, round(width / multiple)) * multiple)
         if shape in found:
-            raise UsageError(
-                f"data.aspects {found[shape]:g} and {aspect:g} both come to {shape[1]}x{shape[0]}; leave one out, or "
-                f"choose a smaller data.multiple than {multiple}"
+            raise ValueError(
+                f"aspects {found[shape]:g} and {aspect:g} both come to {shape[1]}x{shape[0]}; leave one out, or "
+                f"choose a smaller multiple than {multiple}"
             )
         found[shape] = aspect
     return tuple(found)
@@ -56,7 +55,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
     try:
         with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            lying = image.getexif().get(_ORIENTATION, 1) >= _LYING
+            lying = image.getexif().get(ORIENTATION, 1) in _LYING
             return (image.height, image.width) if lying else image.size
     except Exception:  # broken bytes raise whatever comes to the format readers; decoding will name them
         return (0, 0)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -101,7 +100,16 @@ class BucketLoader(Loader):
             )
             for part in buckets.parts
         ]
-        super().__init__(buckets.main, batch=batch, seed=seed, rank=rank, world=world, flip=flip, coupling=coupling)
+        super().__init__(
+            buckets.main,
+            batch=batch,
+            seed=seed,
+            rank=rank,
+            world=world,
+            flip=flip,
+            coupling=coupling,
+            labelled=labelled,
+        )
         self.buckets, self.loaders = buckets, loaders
         self._shares = _shares([len(part) for part in buckets.parts], _CYCLE)
         self._cycle = functools.lru_cache(maxsize=2)(self._shuffled_turns)
@@ -128,9 +136,12 @@ class BucketLoader(Loader):
     def at(self, step: int) -> Batch:
         """This process's share of global batch `step`, step >= 0."""
         bucket, turn = self.turn(step)
-        batch = self.loaders[bucket].at(turn)
-        assert isinstance(batch.index, torch.Tensor)
-        return replace(batch, index=batch.index + self.buckets.starts[bucket])
+        # Which samples is a matter of the bucket's turn, what is drawn for them of the step, as everywhere.
+        draws, index = self.draws(step), self.loaders[bucket].index(turn)
+        mirrored = draws.uniform("data flip") < 0.5 if self.flip else None
+        batch = self.buckets.parts[bucket].batch(index, mirrored)
+        batch = batch if self.coupling.trivial else self._coupled(batch, draws)
+        return replace(batch, index=index + self.buckets.starts[bucket])
 
 
 def _shares(sizes: list[int], turns: int) -> NDArray[np.int64]:

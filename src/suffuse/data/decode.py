@@ -25,14 +25,25 @@ from suffuse.base.part import Part
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMATS", "SUFFIXES", "BadPicture", "Decoded", "PictureRules", "decode", "quiet_decoder", "resized"]
+__all__ = [
+    "FORMATS",
+    "ORIENTATION",
+    "SUFFIXES",
+    "BadPicture",
+    "Decoded",
+    "PictureRules",
+    "decode",
+    "quiet_decoder",
+    "resized",
+]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 # Above this Pillow refuses by itself, whatever is asked.
 _MOST_PIXELS = 178_956_970
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
+"""EXIF's tag."""
 
 EMPTY = "empty file"
 FOREIGN = "not a picture"
@@ -162,7 +173,7 @@ def _check_size(size: tuple[int, int], rules: PictureRules) -> None:
 def _upright(image: Image, applied: list[str]) -> Image:
     from PIL import ImageOps
 
-    if image.getexif().get(_ORIENTATION, 1) == 1:
+    if image.getexif().get(ORIENTATION, 1) == 1:
         return image
     applied.append("turned upright by EXIF")
     return ImageOps.exif_transpose(image)

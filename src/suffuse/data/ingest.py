@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import functools
+import hashlib
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -71,7 +72,7 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
 
     on_error: Literal["skip", "refuse"] = "skip"
     max_bad: float = Field(default=0.01, ge=0, le=1)
-    aspects: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    aspects: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     multiple: int = Field(default=8, ge=1)
 
     @abc.abstractmethod
@@ -87,6 +88,8 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
     def _square(self) -> Self:
         if self.aspects and not isinstance(self.size, int):
             raise ValueError(f"aspects want one number for size, that of the squares, not {self.size}")
+        if isinstance(self.size, int):
+            shapes_of_aspects(self.size, self.aspects, self.multiple)
         return self
 
     def load(self, cache: Path | None = None) -> Dataset:
@@ -119,19 +122,30 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
         shapes = shapes_of_aspects(self.size, self.aspects, self.multiple)
         squares = self.load(cache)
         with self._listing() as listing:
-            chosen = nearest_shape(_sizes(listing, cache), shapes)
-            parts = []
+            sizes = _sizes(listing, cache)
+            # What `load` left out is not learned either: too small, or of a class that has no other pictures.
+            kept = np.full(len(sizes), fill_value=True) if self.small != "skip" else sizes.min(axis=1) >= self.size
+            known = np.array([p.label is None or p.label in squares.classes for p in listing.layout.pictures])
+            places = np.where(kept & known, nearest_shape(sizes, shapes), -1)
+            pictures, parts = listing.layout.pictures, []
             for number, shape in enumerate(shapes):
-                own = self.replace(size=shape, aspects=(), max_bad=1.0)  # `load` has judged the whole
-                pictures = [listing.layout.pictures[place] for place in np.flatnonzero(chosen == number)]
-                if not pictures:
+                own = self._within(shape, squares)
+                chosen = [picture for picture, place in zip(pictures, places, strict=True) if place == number]
+                if not chosen:
                     continue
-                layout = replace(listing.layout, pictures=pictures, classes=squares.classes, notes=[], lost={}, left={})
+                layout = replace(listing.layout, pictures=chosen, classes=squares.classes, notes=[], lost={}, left={})
                 some = replace(listing, layout=layout, name=f"{listing.name}-{shape[1]}x{shape[0]}")
-                key = {**own._key(listing), "aspects": shapes, "classes": squares.classes}
-                part = cached(cache, some.name, key, functools.partial(own._fill, some, whole=False))
-                parts.append(replace(part, name=listing.name))
+                key = {**own._key(listing), "pictures": _places_hash(chosen), "classes": squares.classes}
+                with suppress(_EmptyBucketError):
+                    part = cached(cache, some.name, key, functools.partial(own._fill, some, whole=False))
+                    parts.append(replace(part, name=listing.name))
         return Buckets(tuple(parts))
+
+    def _within(self, shape: tuple[int, int], squares: Dataset) -> Self:
+        """This for one bucket: of the whole, `load` has judged what is bad, small and coloured."""
+        channels = {1: "grey", 3: "rgb", 4: "rgba"}[squares.shape[0]]
+        free = {"on_error": "skip", "max_bad": 1.0, "small": "upscale"}
+        return self.replace(size=shape, aspects=(), channels=channels, **free)
 
     def _fill(self, listing: Listing, pixels: ArrayFile, *, whole: bool = True) -> Filled:
         tally, how = _Tally(), self._beside
@@ -156,6 +170,8 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
                     beside.add(second.pixels)
                 pixels.add(result.pixels)
                 tally.kept.append(picture)
+        if not whole and not tally.kept:
+            raise _EmptyBucketError
         self._judge(listing, tally)
         if len(tally.kept) < tally.sizes.total():
             raise UsageError(
@@ -184,6 +200,10 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
             )
         if not tally.kept:
             raise UsageError(f"{shown} has no picture that can be used; left out: {_named(left) or 'none'}")
+
+
+class _EmptyBucketError(Exception):
+    """No picture of a bucket can be decoded; `load` has named them."""
 
 
 @dataclass
@@ -260,6 +280,11 @@ def _in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             pool.shutdown(cancel_futures=True)
 
 
+def _places_hash(pictures: Sequence[Picture]) -> str:
+    """Of which of a source's files these are."""
+    return hashlib.sha256(",".join(str(picture.place) for picture in pictures).encode()).hexdigest()
+
+
 def _sizes(listing: Listing, cache: Path | None) -> NDArray[np.float32]:
     """Widths and heights of all pictures, (N, 2), read once; zeros of those that cannot be read."""
 
@@ -275,7 +300,8 @@ def _sizes(listing: Listing, cache: Path | None) -> NDArray[np.float32]:
                 file.add(np.array(found, np.float32)[:, None, None])
         return Filled(None, None, (), DataReport(read=file.count))
 
-    made = cached(cache, f"{listing.name}-sizes", {"sizes": listing.key}, fill)
+    key = {"sizes": listing.key, "pictures": _places_hash(listing.layout.pictures)}
+    made = cached(cache, f"{listing.name}-sizes", key, fill)
     return made.store[:, :, 0, 0]
 
 

@@ -50,8 +50,13 @@ class Alignment(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Factor on cosines, one over the temperature: at most 100, as in the source."""
-        return self.log_scale.clamp(max=-math.log(_COLDEST)).exp()
+        """Factor on cosines, one over the temperature."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def warm(self) -> None:
+        """Bring the temperature back to 0.01, as in the source, if training has made it colder."""
+        self.log_scale.clamp_(max=-math.log(_COLDEST))
 
     def captions(self, cond: Conditions, batch: int) -> Tensor:
         """Unit vectors of captions, (B, width)."""

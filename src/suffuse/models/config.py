@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, model_validator
 
+from suffuse.base.errors import UsageError
 from suffuse.base.part import Joint, Part
 from suffuse.models.conditioner import ClassLabel, ClassToken, ConditionerPart, LabelNumber, NoCondition
 from suffuse.models.denoiser import Denoiser
@@ -93,6 +95,31 @@ class ModelConfig(Part):
         )
         object.__setattr__(self, "network", network)  # frozen, but not made yet
         return self
+
+    def check_shape(self, shape: tuple[int, ...], mend: str) -> None:
+        """Refuse samples of another shape than the model's own that it cannot take.
+
+        Args:
+            shape: Of a sample, (C, H, W).
+            mend: What to do about it.
+
+        Raises:
+            UsageError: The network takes one size, or none of these sides; the conditioner shows pictures of one size.
+        """
+        if shape == self.shape:
+            return
+        if self.network.fixed_size:
+            raise UsageError(f"network {self.network.kind!r} takes samples of {self.shape} alone, not {shape}; {mend}")
+        if self.conditioner.extra_channels(self.shape):
+            raise UsageError(
+                f"conditioner {self.conditioner.kind!r} puts pictures of one size beside samples of {self.shape}, but "
+                f"these have {shape}; {mend}"
+            )
+        try:
+            with torch.device("meta"):
+                self.network.build(shape)
+        except UsageError as error:
+            raise UsageError(f"samples of {shape} do not go with the model ({error}); {mend}") from None
 
     def facts(self) -> dict[str, str]:
         """What stands on the model card, by name."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from suffuse.base.conditions import Embedding
 from suffuse.base.errors import UsageError
+from suffuse.networks.blocks.condition import check_condition
 from suffuse.networks.blocks.dropout import Dropout
 from suffuse.networks.blocks.embeddings import TimeEmbedding
 from suffuse.networks.blocks.initialise import zero_weights
@@ -155,7 +156,11 @@ class MLPNetwork(Network):
         """Evaluate the MLP on x, (B, D + extra_channels) or (B, C + extra_channels, H, W); features are (B, width).
 
         See `Network.forward`.
+
+        Raises:
+            UsageError: A condition has tokens or a map, which an MLP does not take.
         """
+        check_condition(cond, token_width=0, map_channels=0)
         flat = x.flatten(1)
         emb = self.time(told, cond)
         checkpointing = self.part.checkpointing and torch.is_grad_enabled()

@@ -52,8 +52,9 @@ class _Contrastive:
         x = data_of(batch, "contrastive")
         if len(x) < 2:
             raise UsageError("contrastive learning tells the samples of a batch apart, so that it needs 2 or more")
-        cosines = model.captions(batch.cond, len(x)) @ model.images(x).T
-        logits = (model.scale * cosines).float()
+        captions, images = model.captions(batch.cond, len(x)).float(), model.images(x).float()
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 neighbours among large logits are 0.5 apart
+            logits = model.scale * (captions @ images.T)
         same = belonging(batch.cond.values[CAPTION])
         right = same / same.sum(1, keepdim=True)
         image = -(right * logits.log_softmax(1)).sum(1)
@@ -62,5 +63,7 @@ class _Contrastive:
         return {"image_of_caption": image / 2, "caption_of_image": caption / 2}
 
     def after_step(self, model: torch.nn.Module, progress: Progress) -> Mapping[str, Tensor] | None:
-        """The share of captions whose nearest image in the batch is a right one."""
+        """Keep the temperature; the share of captions whose nearest image in the batch is a right one."""
+        assert isinstance(model, Alignment)
+        model.warm()
         return None if self.matched is None else {"matched": self.matched}

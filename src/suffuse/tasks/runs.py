@@ -34,6 +34,7 @@ from suffuse.training.world import choose_device
 
 __all__ = ["OpenRun", "Wanted", "named", "open_run", "other_data", "reference_data", "settle"]
 
+_MEND = "choose another height and width, or leave them out"
 _CHANNELS = {1: "grey", 3: "rgb", 4: "rgba"}
 
 
@@ -86,20 +87,14 @@ class OpenRun:
         if len(self.shape) != 3:
             raise UsageError("these samples are points, not images; leave height and width out")
         sides = (height or self.shape[1], width or self.shape[2])
-        if self.config.network.fixed_size:
+        if self.config.conditioner.sees_images:
             raise UsageError(
-                f"network {self.config.network.kind!r} takes samples of {self.config.shape} alone; leave height and "
-                "width out"
-            )
-        if self.config.conditioner.extra_channels(self.config.shape):
-            raise UsageError(
-                f"conditioner {self.config.conditioner.kind!r} shows the model pictures of one size, "
-                f"{self.config.shape}; leave height and width out"
+                "this model is told of pictures of its own data, which are squares; leave height and width out, or "
+                "sample the model that draws its code"
             )
         decoder = None if self.decoder is None else self.decoder.sized(*sides)
         shape = (self.config.shape[0], *sides) if decoder is None else decoder.made_of(*sides)
-        with torch.device("meta"):
-            self.config.network.build(shape)  # refuses sides that it cannot divide
+        self.config.check_shape(shape, _MEND)
         return replace(self, config=self.config.replace(shape=shape), decoder=decoder)
 
     def decode(self, x: Tensor, cond: Conditions | None = None, *, seed: int = 0, first: int = 0) -> Tensor:
@@ -184,7 +179,7 @@ def open_run(name: str | Path, *, weights: str | None = None, device: str = "aut
     file = folder / RECIPE_FILE
     recipe = load_recipe(str(file)) if file.is_file() else None
     if not isinstance(recipe, Recipe | None):
-        raise RunError(f"{file} is the recipe of an autoencoder, but {folder} holds a model of samples; restore it")
+        raise RunError(f"{file} is no recipe of a model of samples, but {folder} holds one; restore it")
     decoder = Decoder.of_model(folder, place)
     # What is made of a model of the Hub belongs here, not into the Hub's cache.
     home = folder if Path(name).is_dir() else Path("runs") / str(name).replace("/", "--")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
-
 from suffuse.base.errors import UsageError
 from suffuse.data import Buckets, Dataset
 from suffuse.models.codec import CodecConfig
 from suffuse.models.config import ModelConfig
+from suffuse.objectives import Bootstrap
 from suffuse.training.recipe import Recipe
-from suffuse.training.recipes import AnyResolved
 
-__all__ = ["check_encoded", "in_squares", "main_of"]
+__all__ = ["check_encoded", "check_learned", "main_of"]
 
 _MEND = "or leave data.aspects out"
 
@@ -38,31 +34,14 @@ def check_encoded(codec: CodecConfig, pictures: Buckets) -> None:
         codec.network.latent_shape(part.shape)
 
 
-def in_squares(resolved: AnyResolved, shape: tuple[int, ...], samples: Buckets) -> AnyResolved:
-    """The model that learns buckets and makes squares when nothing else is asked.
-
-    Args:
-        resolved: By the main bucket.
-        shape: Of a square, (C, H, W), or of its latent.
-        samples: What is learned.
+def check_learned(recipe: Recipe, model: ModelConfig, samples: Buckets) -> None:
+    """Refuse a model that cannot take all shapes of its samples.
 
     Raises:
-        UsageError: The network takes one size, or none of a bucket's; the conditioner shows pictures of one size.
+        UsageError: The network takes one size, or cannot divide a side; the conditioner shows pictures of one size; the
+            objective draws samples itself.
     """
-    recipe, model = resolved.recipe, resolved.model
-    assert isinstance(recipe, Recipe)
-    assert isinstance(model, ModelConfig)
-    if model.network.fixed_size:
-        raise UsageError(
-            f"data.aspects gives samples of several shapes, but network {model.network.kind!r} takes one; choose "
-            f"unet, diffnext or convnext_prior, {_MEND}"
-        )
-    if model.conditioner.extra_channels(model.shape):
-        raise UsageError(
-            f"conditioner {model.conditioner.kind!r} puts a picture of one size beside the sample, but data.aspects "
-            f"gives samples of several; choose another conditioner, {_MEND}"
-        )
-    with torch.device("meta"):
-        for wanted in (shape, *(part.shape for part in samples.parts)):
-            model.network.build(wanted)
-    return replace(resolved, model=model.replace(shape=shape))
+    if isinstance(recipe.objective, Bootstrap):
+        raise UsageError(f"objective {recipe.objective.kind!r} draws what it learns from, in one shape; {_MEND}")
+    for part in samples.parts:
+        model.check_shape(part.shape, f"choose a larger data.multiple, a network that takes any sides, {_MEND}")

@@ -68,7 +68,7 @@ def _companion(name: str, images: Dataset) -> Companion:
 
 def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, device: torch.device) -> TextPart:
     if isinstance(text, Text):
-        if text.run is not None:
+        if text.run is not None and not _is_settled(text, folder):
             return _aligned_text(text, text.run, folder)
         if (folder / TOKENIZER_FILE).is_file():
             tokenizer = Tokenizer.read(folder, text.tokenizer)
@@ -84,6 +84,13 @@ def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, devic
     assert isinstance(text, FrozenText)
     model = text.opened(device, folder)
     return text.replace(width=model.width, hash=model.hash)
+
+
+def _is_settled(text: Text, folder: Path) -> bool:
+    """Whether the run has the tokenizer of its text encoder already, and knows it: the other run is not asked again."""
+    if not text.tokenizer or not (folder / TOKENIZER_FILE).is_file():
+        return False
+    return Tokenizer.read(folder).hash == text.tokenizer
 
 
 def _aligned_text(text: Text, run: str, folder: Path) -> TextPart:
@@ -105,7 +112,7 @@ def _aligned_text(text: Text, run: str, folder: Path) -> TextPart:
                 "leave it out, it is filled in"
             )
     tokenizer.save(folder)
-    return text.replace(**taken)
+    return text.replace(**taken, run=str(Path(run).expanduser().absolute()) if Path(run).is_dir() else run)
 
 
 @dataclass(frozen=True)

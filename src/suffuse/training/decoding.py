@@ -100,7 +100,11 @@ class Decoder:
             )
         self.made_of(height, width)
         inner = None if self.inner is None else self.inner.sized(height, width)
-        return replace(self, sides=(height, width), inner=inner)
+        sized = replace(self, sides=(height, width), inner=inner)
+        if self.model is not None and (shape := sized._drawn()) is not None:
+            assert self.model.config is not None
+            self.model.config.check_shape(shape, "choose another height and width, or leave them out")
+        return sized
 
     def made_of(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of the latent that images of these sides come from, (c, h, w)."""

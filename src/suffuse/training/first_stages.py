@@ -90,15 +90,20 @@ def begun(model: Denoiser | Codec | Alignment, recipe: AnyRecipe, dataset: Datas
         if isinstance(live, FrozenTextConditioner) and live.part.absent == "empty" and recipe.init is None:
             live.fill(live.part.opened())
         if isinstance(live, TextEncoder) and live.part.run is not None and recipe.init is None:
-            _begin_text(live, live.part.run)
+            said = (*said, _begin_text(live, live.part.run))
     return said
 
 
-def _begin_text(live: TextEncoder, run: str) -> None:
-    """The weights of an encoder that was trained beforehand; what its run did not need stays fresh."""
-    found = load_alignment(run).text.state_dict()
+def _begin_text(live: TextEncoder, run: str) -> str:
+    """The weights of an encoder that was trained beforehand; what its run did not need stays fresh. A sentence."""
+    source = load_alignment(run)
+    found = source.text.state_dict()
     fresh = {name: value for name, value in live.state_dict().items() if name == "nothing" or name not in found}
     load_weights(live, {**found, **fresh}, owner=f"the text encoder of {run}")
+    assert source.config is not None
+    part, kept = live.part, "is kept" if live.part.frozen else "is trained on"
+    made = f"{part.depth} layers of {part.width}, captions of {part.length} tokens"
+    return f"the text encoder of {run} ({source.config.weights}, step {source.config.step}; {made}) {kept}"
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from suffuse.models.codec import Codec
 from suffuse.models.conditioner import ConditionerPart
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_codec_config, load_config, load_model, local_folder, save_model
+from suffuse.models.text import Text
 from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.objectives.frozen import FrozenRun, check_space
 from suffuse.process import ConsistencyPrediction, EDMPrediction
@@ -149,6 +150,9 @@ def kept(recipe: AnyRecipe, recorded: AnyRecipe) -> AnyRecipe:
     told = getattr(recipe, "conditioner", None), getattr(recorded, "conditioner", None)
     if all(isinstance(part, ConditionerPart) and part.draws_from is not None for part in told):
         changes["conditioner"] = told[0].replace(run=told[1].run, weights=told[1].weights)  # type: ignore[union-attr]  # seen to above
+    read = [part.text if isinstance(part, ConditionerPart) else None for part in told]
+    if all(isinstance(text, Text) and text.run is not None for text in read):
+        changes["conditioner"] = told[0].reading(read[1])  # type: ignore[union-attr]  # seen to above
     ours, theirs = getattr(recipe, "codec", None), getattr(recorded, "codec", None)
     if ours is not None and theirs is not None and ours.std != theirs.std:
         raise UsageError(f"the run's latents have codec.std {theirs.std}, not {ours.std}; resume with its own")

@@ -10,7 +10,7 @@ from suffuse.data.ingest import PicturesPart
 from suffuse.models.config import ConditionerConfig
 from suffuse.models.pretrained import load_codec_config
 from suffuse.training.alignment_recipe import AlignmentRecipe
-from suffuse.training.bucketed import check_encoded, in_squares, main_of
+from suffuse.training.bucketed import check_encoded, check_learned, main_of
 from suffuse.training.companions import accompanied, settled
 from suffuse.training.latents import CodecRun, draw_spreads, latents_of, own_codec, spreads_of
 from suffuse.training.recipe import Recipe
@@ -48,14 +48,21 @@ def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[A
             _tell_spread(images, main_of(samples), folder, note)
     if isinstance(recipe, Recipe | AlignmentRecipe) and not isinstance(recipe.conditioner, str):
         recipe, samples = _with_companions(recipe, recipe.conditioner, images, pictures, samples, folder, world, told)
-    resolved: AnyResolved = recipe.resolve(main_of(samples))
-    if isinstance(samples, Buckets):
-        codec = recipe.codec if isinstance(recipe, Recipe) else None
-        square = images.shape if codec is None else load_codec_config(folder / codec.run).latent_shape
-        resolved = in_squares(resolved, square, samples)
+    resolved = _resolved(recipe, images, samples, folder)
     for line in (*resolved.notes, *_remarks(resolved.recipe, world)):
         told(line)
     return resolved, samples
+
+
+def _resolved(recipe: AnyRecipe, images: Dataset, samples: Samples, folder: Path) -> AnyResolved:
+    """The recipe and its model; that of buckets makes squares when nothing else is asked."""
+    if not isinstance(samples, Buckets):
+        return recipe.resolve(samples)
+    assert isinstance(recipe, Recipe)
+    square = images.shape if recipe.codec is None else load_codec_config(folder / recipe.codec.run).latent_shape
+    resolved = recipe.resolve(samples.main, square)
+    check_learned(recipe, resolved.model, samples)
+    return resolved
 
 
 def _in_buckets(recipe: AnyRecipe, world: World, note: Note) -> Buckets | None:

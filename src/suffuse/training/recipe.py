@@ -13,9 +13,10 @@ from torch import Tensor
 from suffuse.acceleration import NoPlan, applied
 from suffuse.base.errors import UsageError
 from suffuse.data import Dataset
-from suffuse.models.conditioner import ClassLabel, NoCondition
+from suffuse.models.conditioner import ClassLabel, ConditionerPart, NoCondition
 from suffuse.models.config import ConditionerConfig, ModelConfig
 from suffuse.models.denoiser import Denoiser
+from suffuse.models.text import Text
 from suffuse.networks import MLP, NetworkConfig, UNet, count_parameters
 from suffuse.objectives import Denoising, ObjectiveConfig
 from suffuse.objectives.frozen import FrozenRun
@@ -88,6 +89,16 @@ class Recipe(RecipePart):
                 f"objective {objective.kind!r} takes derivatives through the network, which a compiled one does not "
                 "give; set training.compile=false"
             )
+        if self.init is not None and _of_run(self.conditioner):
+            raise UsageError(
+                "init gives the model all weights, also those of its text encoder, so that conditioner.run would do "
+                "nothing; leave one of them out"
+            )
+        if getattr(self.data, "aspects", ()) and not isinstance(self.network, str) and self.network.fixed_size:
+            raise UsageError(
+                f"data.aspects gives samples of several shapes, but network {self.network.kind!r} takes one; choose "
+                "unet, diffnext or convnext_prior, or leave data.aspects out"
+            )
         times = self.sampling.grid.times(self.path)
         self.sampling.solver.init(torch.zeros(1), times, self.path)
         self.sampling.guidance.check(self.sampling.solver)
@@ -104,26 +115,30 @@ class Recipe(RecipePart):
         """Whether the model is told the data's classes, as far as is known before the data are seen."""
         return isinstance(self.conditioner, str) or bool(self.conditioner.label_count)
 
-    def resolve(self, dataset: Dataset) -> Resolved[Recipe, ModelConfig]:
+    def resolve(self, dataset: Dataset, shape: tuple[int, ...] | None = None) -> Resolved[Recipe, ModelConfig]:
         """Let the data, latents where there is a codec, decide what was left to them.
+
+        Args:
+            dataset: The data.
+            shape: Of the model's samples; the data's when None.
 
         Raises:
             UsageError: Recipe and data do not go together.
         """
-        notes = []
+        notes, shape = [], shape or dataset.shape
         network = self.network
         if isinstance(network, str):
-            network, why_network = self._sized(dataset.shape)
+            network, why_network = self._sized(shape)
             notes.append(why_network)
         sigma_data, why_deviation = self._deviation(dataset)
         notes.extend(why_deviation)
         conditioner, why = self._conditioner(dataset)
         self.check_guidance(conditioner)
-        self._check_plan(network, dataset.shape)
+        self._check_plan(network, shape)
         notes.extend(why)
         model = ModelConfig(
             network=network,
-            shape=dataset.shape,
+            shape=shape,
             path=self.path,
             prediction=self.prediction,
             time=self.time,
@@ -133,7 +148,7 @@ class Recipe(RecipePart):
             classes=dataset.classes if conditioner.label_count else (),
             codec=None if self.codec is None else self.codec.run,
         )
-        notes.append(f"{count_parameters(model.network, dataset.shape):,} parameters in the network")
+        notes.append(f"{count_parameters(model.network, shape):,} parameters in the network")
         chosen = self.replace(
             data=self.data.anchored(), network=network, conditioner=conditioner, sigma_data=sigma_data
         )
@@ -215,12 +230,14 @@ class Recipe(RecipePart):
         """Samples, conditioned as `sample_conditions` does: (n, ...)."""
         assert model.config is not None
         how, n = self.sampling, self.training.samples
+        # What is told of pictures of the data, in buckets not of the model's own shape, draws in theirs.
+        shape = dataset.shape if model.config.conditioner.sees_images else model.config.shape
         cond = sample_conditions(model, n, data=lambda: dataset, seed=self.training.seed)
         with nullcontext() if how.plan == NoPlan() else applied(model, how.plan):
             made = sample(
                 model,
                 n,
-                shape=model.config.shape,
+                shape=shape,
                 solver=how.solver,
                 grid=how.grid,
                 guidance=how.guidance,
@@ -230,3 +247,9 @@ class Recipe(RecipePart):
                 precision=self.training.precision,
             ).x
         return made if decode is None else decode(made, cond)
+
+
+def _of_run(conditioner: str | ConditionerPart) -> bool:
+    """Whether text is read by an encoder of another run."""
+    text = None if isinstance(conditioner, str) else conditioner.text
+    return isinstance(text, Text) and text.run is not None

@@ -93,9 +93,10 @@ class Autoguidance(Interval):
             return
         if isinstance(self.bad, str):
             bad.to(x.device)
-        if bad.config is not None and bad.config.shape != tuple(x.shape[1:]):
+        config, made = bad.config, tuple(x.shape[1:])
+        if config is not None and (config.shape[0] != made[0] or (config.network.fixed_size and config.shape != made)):
             raise UsageError(
-                f"the bad model makes samples of shape {bad.config.shape}, the good one of {tuple(x.shape[1:])}; "
+                f"the bad model makes samples of shape {config.shape}, the good one of {made}; "
                 "autoguidance needs two models of the same data"
             )
         bad.conditioner.check(cond or Conditions())
