@@ -130,6 +130,7 @@ def test_facts_are_json_even_where_a_setting_is_infinite(suffuse: Command, label
     assert facts == {
         "file": str(tmp_path / "seed-3-4-5.png"),
         "samples": 2,
+        "shape": [1, 8, 8],
         "prompts": [],
         "first": 4,
         "seed": 3,
@@ -192,3 +193,19 @@ def test_a_prompt_that_is_too_long_is_named_and_several_make_a_row_each(
     refused = suffuse("sample", run, *words, "--negative", "a square", "--cfg", 1)
     assert refused.code == 2
     assert "a negative prompt acts through guidance, but there is none" in refused.err
+
+
+def test_other_sides_are_in_the_name_and_in_the_facts(suffuse: Command, labelled: Path, tmp_path: Path) -> None:
+    options = ("--n", 2, "--nfe", 2, "--out", tmp_path, "--separate")
+    said = suffuse("sample", labelled, *options, "--height", 16, "--json")
+    assert said.code == 0, said.err
+    assert strict(said.out)["shape"] == [1, 16, 8]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "seed-0-8x16-0-1.png",
+        "seed-0-8x16-000000.png",
+        "seed-0-8x16-000001.png",
+    }
+    with Image.open(tmp_path / "seed-0-8x16-000001.png") as image:
+        assert image.height == 2 * image.width
+    bad = suffuse("sample", labelled, *options, "--height", 17)
+    assert (bad.code, "choose another height and width, or leave them out" in bad.err) == (2, True)

@@ -222,3 +222,16 @@ def test_pixel_limit_is_the_users():
     assert plain(data, pixel_limit=64).shape == (8, 8, 3)
     with pytest.raises(BadPicture, match="8x8, the limit is 63"):
         plain(data, pixel_limit=63)
+
+
+def test_rectangles_are_cut_from_the_middle_or_squeezed():
+    pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)[..., None].repeat(3, axis=2)
+    data = encoded(Image.fromarray(pixels))
+    assert np.array_equal(plain(data, size=(6, 4)), pixels[:, 3:7, :1]), "height 6, width 4"
+    assert plain(data, size=(3, 10)).shape == plain(data, size=(3, 10), crop="none").shape == (3, 10, 1)
+    found = decode(data, PictureRules(size=(12, 8)))
+    assert (found.pixels.shape[:2], found.applied) == ((12, 8), ("cropped to the middle 8:12", "enlarged"))
+    with pytest.raises(BadPicture, match="10x6, asked for 4x8"):
+        plain(data, size=(8, 4), small="skip")
+    assert PictureRules(size=5).sides == (5, 5)
+    assert PictureRules().sides is None

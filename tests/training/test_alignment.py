@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from suffuse.base.batch import Batch
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
+from suffuse.data import Shapes
 from suffuse.models.alignment import Alignment, AlignmentConfig
 from suffuse.models.pretrained import load_alignment, load_codec, load_model
 from suffuse.models.text import CAPTION, Text, TextEncoder
@@ -19,8 +21,10 @@ from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.networks import Compressor
 from suffuse.objectives import Progress
 from suffuse.objectives.contrastive import Contrastive, belonging
-from suffuse.training.recipe_files import load_recipe
-from suffuse.training.run import train
+from suffuse.tasks.align import evaluate_alignment, open_alignment
+from suffuse.training.recipe_files import dump_tree, load_recipe, read_recipe_file
+from suffuse.training.run import Watcher, train
+from suffuse.training.stages import load_stages, train_stages
 
 SMALL = (
     "data.count=60",
@@ -155,3 +159,73 @@ def test_what_is_no_alignment_is_refused(run: Path, tmp_path: Path) -> None:
         attempt(f"conditioner={{kind: text, run: '{run}', width: 48, heads: 4}}")
     with pytest.raises(UsageError, match="frozen is for a transformer that was trained beforehand"):
         attempt("conditioner={kind: text, frozen: true}")
+
+
+def test_a_run_goes_on_without_the_alignment_that_it_started_from(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when that run has become another one since: the tokenizer in the folder is the model's."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "words")
+    recipe = load_recipe("shapes-ldm:prior", [*PRIOR, "conditioner={kind: text, run: words}", "out=g"])
+    train(recipe, "g")
+    before = (tmp_path / "g" / TOKENIZER_FILE).read_text()
+    other = load_recipe("shapes-alignment", [*SMALL, "steps=2", "data.objects=2", "data.size=32", "out=other"])
+    train(other, "other")
+    shutil.rmtree(tmp_path / "words")
+    shutil.move(tmp_path / "other", tmp_path / "words")
+    assert (tmp_path / "words" / TOKENIZER_FILE).read_text() != before
+    longer = recipe.replace(training=recipe.training.replace(steps=4))
+    assert train(longer, "g", resume=True).step == 4
+    shutil.rmtree(tmp_path / "words")
+    assert train(longer.replace(training=longer.training.replace(steps=5)), "g", resume=True).step == 5
+    assert (tmp_path / "g" / TOKENIZER_FILE).read_text() == before
+    assert load_recipe(str(tmp_path / "g" / "recipe.yaml")).conditioner.run == str(tmp_path / "words")  # type: ignore[union-attr]
+
+
+def test_init_and_an_alignment_are_refused_together(run: Path) -> None:
+    changes = [f"conditioner={{kind: text, run: '{run}'}}", "init={run: somewhere}"]
+    with pytest.raises(UsageError, match=r"conditioner\.run would do nothing; leave one of them out"):
+        load_recipe("shapes-ldm:prior", [*PRIOR, *changes]).check()
+
+
+def test_an_alignment_is_a_stage_like_any_other(tmp_path: Path) -> None:
+    words = {key: value for key, value in read_recipe_file("shapes-alignment").items() if key not in ("data", "about")}
+    prior = {**read_recipe_file("shapes-ldm:prior"), "codec": None, "data": None}
+    prior = {key: value for key, value in prior.items() if value is not None}
+    prior["conditioner"] = {"kind": "text", "run": "stage:words", "frozen": True}
+    tree = {
+        "learns": "stages",
+        "data": {"kind": "shapes", "size": 16, "count": 60, "objects": 1},
+        "stages": {"words": words, "prior": prior},
+    }
+    (tmp_path / "recipe.yaml").write_text(dump_tree(tree))
+    changes = [
+        "steps=2",
+        "batch=4",
+        "device=cpu",
+        f"out={tmp_path / 'run'}",
+        "training.ema=[50]",
+        "stages.words.network.widths=[4, 4]",
+        next(change for change in PRIOR if change.startswith("network=")).replace("network", "stages.prior.network", 1),
+    ]
+    said: list[str] = []
+    train_stages(load_stages(str(tmp_path / "recipe.yaml"), changes), "run", watcher=Watcher(note=said.append))
+    assert any("stages/words (ema_50, step 2; 1 layers of 64, captions of 16 tokens) is kept" in line for line in said)
+    again = train_stages(load_stages(str(tmp_path / "recipe.yaml"), changes), "run", resume=True)
+    assert again.step == 2
+
+
+def test_evaluation_lets_captions_and_images_find_each_other(run: Path) -> None:
+    live = open_alignment(run, device="cpu")
+    data = Shapes(size=16, count=200, objects=1, seed=5)
+    found = evaluate_alignment(live, data, samples=250)
+    assert (found.samples, found.among) == (200, 100)
+    assert 0.02 < found.chance < 0.2
+    assert 0 <= found.image_of_caption <= 1
+    assert json.loads((run / "evaluation" / "figures.json").read_text())["chance"] == found.chance
+    assert "captions that find a right image" in (run / "README.md").read_text()
+    with pytest.raises(UsageError, match="99 pairs are too few"):
+        evaluate_alignment(live, data, samples=99)
+    with pytest.raises(UsageError, match=r"takes images of \(3, 16, 16\), but data"):
+        evaluate_alignment(live, Shapes(size=32, count=200), samples=200)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from suffuse.cli.console import bar, note, say
 from suffuse.cli.options import Batch, Device, GridName, Guide, Nfe, Precision, PresetName, SolverName, Steps, Weights
+
+if TYPE_CHECKING:
+    from suffuse.tasks.runs import OpenRun
+    from suffuse.training.settings import SamplingSettings
 
 __all__ = ["eval_command"]
 
@@ -35,23 +40,22 @@ def eval_command(
 ) -> None:
     """Measure a run: distances, precision and recall, memorisation; writes evaluation/ and report.html.
 
-    Of an autoencoder: what comes back of images.
+    Of an autoencoder: what comes back of images. Of an alignment: how often captions and images find each other.
     """
-    from suffuse.base.errors import UsageError
     from suffuse.cli.options import fields_of
-    from suffuse.tasks.evaluate import evaluate, figures_table
-    from suffuse.tasks.judge import judge_of
+    from suffuse.tasks.align import is_alignment
     from suffuse.tasks.reconstruct import is_codec
-    from suffuse.tasks.report import write_report
-    from suffuse.tasks.runs import Wanted, open_run, other_data, settle
-    from suffuse.training.settings import EvaluationSettings
+    from suffuse.tasks.runs import Wanted, open_run, settle
 
+    ways = {"--nfe": nfe, "--steps": steps, "--solver": solver, "--grid": grid, "--cfg": cfg, "--preset": preset}
+    ways |= {"--batch": batch, "--precision": precision}
     if is_codec(run):
-        ways = {"--nfe": nfe, "--steps": steps, "--solver": solver, "--grid": grid, "--cfg": cfg, "--preset": preset}
-        ways |= {"--batch": batch, "--precision": precision}
-        if given := [name for name, value in ways.items() if value is not None]:
-            raise UsageError(f"{run} is an autoencoder, which is not sampled; leave {given[0]} out")
+        _refuse_ways(f"{run} is an autoencoder", ways)
         _eval_codec(run, data, n, seed, features, weights, device, as_json)
+        return
+    if is_alignment(run):
+        _refuse_ways(f"{run} is an alignment", {**ways, "--features": None if features == "trained" else features})
+        _eval_alignment(run, data, n, seed, weights, device, as_json)
         return
     opened = open_run(run, weights=weights, device=device)
     asked = Wanted(
@@ -64,13 +68,31 @@ def eval_command(
         precision=precision,
         preset=preset,
     )
-    settings = settle(opened, asked)
-    plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()
+    _eval_model(opened, settle(opened, asked), data, n, seed, features, as_json)
+
+
+def _eval_model(
+    run: OpenRun,
+    settings: SamplingSettings,
+    data: str | None,
+    n: int | None,
+    seed: int | None,
+    features: str,
+    as_json: bool,
+) -> None:
+    """Samples against reference data."""
+    from suffuse.tasks.evaluate import evaluate, figures_table
+    from suffuse.tasks.judge import judge_of
+    from suffuse.tasks.report import write_report
+    from suffuse.tasks.runs import other_data
+    from suffuse.training.settings import EvaluationSettings
+
+    plan = run.recipe.evaluation if run.recipe else EvaluationSettings()
     count = plan.samples if n is None else n
-    judge = judge_of(opened, samples=count, source=other_data(opened, data), features=features, note=note)
+    judge = judge_of(run, samples=count, source=other_data(run, data), features=features, note=note)
     with bar("sampling") as progress:
         found = evaluate(
-            opened,
+            run,
             judge,
             settings,
             samples=count,
@@ -78,9 +100,40 @@ def eval_command(
             nearest=plan.nearest,
             on_samples=lambda done: progress.show(done, count),
         )
-    page = write_report(opened.folder)
+    page = write_report(run.folder)
     say(json.dumps(found.dump()) if as_json else figures_table(found))
-    note(f"wrote {opened.folder / 'evaluation'} and {page}")
+    note(f"wrote {run.folder / 'evaluation'} and {page}")
+
+
+def _refuse_ways(what: str, ways: Mapping[str, object]) -> None:
+    """Refuse ways to sample for a run that is not sampled."""
+    from suffuse.base.errors import UsageError
+
+    if given := [name for name, value in ways.items() if value is not None]:
+        raise UsageError(f"{what}, which is not sampled; leave {given[0]} out")
+
+
+def _eval_alignment(
+    name: str, data: str | None, n: int | None, seed: int | None, weights: str | None, device: str, as_json: bool
+) -> None:
+    """Captions and images that look for each other, for a run of an alignment."""
+    from suffuse.base.errors import UsageError
+    from suffuse.tasks.align import evaluate_alignment, open_alignment
+    from suffuse.tasks.runs import reference_data
+    from suffuse.training.settings import EvaluationSettings
+
+    opened = open_alignment(name, weights=weights, device=device)
+    assert opened.model.config is not None
+    source = opened.recipe.data if data is None and opened.recipe else None
+    if data is not None:
+        source = reference_data(data, opened.model.config.shape)
+    if source is None:
+        raise UsageError(f"{name} does not say what it was trained on; give --data")
+    plan = opened.recipe.evaluation if opened.recipe else EvaluationSettings()
+    count, of = plan.samples if n is None else n, plan.seed if seed is None else seed
+    found = evaluate_alignment(opened, source, samples=count, seed=of)
+    say(json.dumps(found.dump()) if as_json else found.table())
+    note(f"wrote {opened.folder / 'evaluation'}")
 
 
 def _eval_codec(

@@ -91,14 +91,14 @@ def sample_command(
     folder = out or opened.folder / "samples"
     files.make_folder(folder)
     made = _drawn(opened, settings, texts, label, negative, n=n, seed=seed, first=first)
-    sheet = folder / f"seed-{seed}-{first}-{first + n - 1}.png"
+    name = f"seed-{seed}" if height is None and width is None else f"seed-{seed}-{opened.shape[2]}x{opened.shape[1]}"
+    sheet = folder / f"{name}-{first}-{first + n - 1}.png"
     save_sheet(made.x, sheet, columns=n if texts else None)
     if separate:
-        save_each(made.x, folder, seed, first)
+        save_each(made.x, folder, name, first)
     if as_json:
         facts = {"file": str(sheet), "samples": len(made.x), "prompts": texts, "first": first, "seed": seed}
-        facts |= {"weights": opened.config.weights, "nfe": made.nfe, "seconds": made.seconds}
-        say(json.dumps({**facts, **_how(settings)}))
+        say(json.dumps({**facts, **_facts(opened, settings, made)}))
         return
     say(str(sheet))
     if time:
@@ -142,9 +142,10 @@ def _cost(made: Generated, settings: SamplingSettings) -> str:
     return f"{speed}, NFE {made.nfe:g}, solver {settings.solver.kind}"
 
 
-def _how(settings: SamplingSettings) -> dict[str, str]:
-    """The parts of sampling in words."""
+def _facts(run: OpenRun, settings: SamplingSettings, made: Generated) -> dict[str, object]:
+    """How the samples were made, in words."""
     from suffuse.tasks.runs import named
 
     parts = {joint: named(getattr(settings, joint)) for joint in ("solver", "grid", "guidance", "plan")}
-    return {"precision": settings.precision, **parts}
+    facts = {"shape": run.shape, "weights": run.config.weights, "nfe": made.nfe, "seconds": made.seconds}
+    return {**facts, "precision": settings.precision, **parts}

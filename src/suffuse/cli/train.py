@@ -68,9 +68,11 @@ def train_command(
         say(json.dumps(facts))
         return
     say(f"{done.folder}: {done.step} steps, {done.seconds:.0f} s in this session, loss {done.loss:.4f}")
-    codec = not isinstance(wanted, Staged) and wanted.learns == "codec"
-    use = "train RECIPE codec.run={}" if codec else "sample {} --n 16"
+    use = _USES.get("generator" if isinstance(wanted, Staged) else wanted.learns, "sample {} --n 16")
     say(f"next: suffuse {use.format(done.folder)}   or   suffuse eval {done.folder}")
+
+
+_USES = {"codec": "train RECIPE codec.run={}", "alignment": "train RECIPE conditioner.run={}"}
 
 
 def _wanted(recipe: str, overrides: list[str]) -> tuple[AnyRecipe | Staged, str]:

@@ -22,8 +22,8 @@ def save_sheet(x: Tensor, path: Path, *, columns: int | None = None) -> None:
     scatter(x, path)
 
 
-def save_each(x: Tensor, folder: Path, seed: int, first: int) -> None:
-    """One PNG an image of (n, C, H, W), named by seed and number."""
+def save_each(x: Tensor, folder: Path, name: str, first: int) -> None:
+    """One PNG an image of (n, C, H, W), named NAME-NUMBER from `first` on."""
     pixels = to_uint8(x)
     for i in range(len(pixels)):
-        save_picture(contact_sheet(pixels[i : i + 1], columns=1), folder / f"seed-{seed}-{first + i:06d}.png")
+        save_picture(contact_sheet(pixels[i : i + 1], columns=1), folder / f"{name}-{first + i:06d}.png")
