@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ import torch
 
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
-from suffuse.tasks.generate import Asked, generate
+from suffuse.data import Trusses
+from suffuse.models.conditioner import ClassLabel
+from suffuse.models.low_resolution import LowResolution
+from suffuse.models.picture import Picture
+from suffuse.tasks.generate import Asked, conditions_for, generate
 from suffuse.tasks.runs import OpenRun, open_run
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import train
@@ -126,3 +131,68 @@ def test_a_first_stage_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = recipe.replace(conditioner=recipe.conditioner.replace(run="runs/nothing"))
     with pytest.raises(UsageError, match=r"conditioner\.run 'runs/nothing' cannot be opened .*train a model of small"):
         train(recipe, "x")
+
+
+@pytest.fixture(scope="module")
+def designs(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
+    folder = tmp_path_factory.mktemp("designs")
+    small = [change.replace("data.size=8", "data.size=4") for change in SMALL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        train_stages(load_stages("trusses-ccdm", [*small, f"out={folder / 'run'}"]), "trusses-ccdm")
+    return open_run(folder / "run", device="cpu")
+
+
+def test_both_stages_of_inverse_design_are_shown_what_is_asked(designs: OpenRun) -> None:
+    """In turn those of its data: also of others, when another seed of them stands in the recipe."""
+    assert designs.first is not None
+    assert designs.recipe is not None
+    own = designs.recipe.data
+    assert isinstance(own, Trusses)
+    cond, _ = conditions_for(designs, 3, seed=1)
+    assert cond is not None
+    assert torch.equal(cond.values["picture"], own.load().batch(torch.arange(3)).cond.values["picture"])
+    assert cond.values["low_res"].shape == (3, 1, 4, 4)
+    other = own.replace(seed=9)
+    moved = replace(designs, recipe=designs.recipe.replace(data=other))
+    told, _ = conditions_for(moved, 3, seed=1)
+    assert told is not None
+    assert not torch.equal(told.values["low_res"], cond.values["low_res"]), "the first stage is shown the others too"
+    asked = Asked(pictures=other.load().batch(torch.arange(3)).cond.values["picture"])
+    again, _ = conditions_for(designs, 3, asked, seed=1)
+    assert again is not None
+    assert torch.equal(again.values["picture"], told.values["picture"])
+    assert torch.equal(again.values["low_res"], told.values["low_res"])
+
+
+def test_a_first_stage_sees_the_picture_made_small(designs: OpenRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert designs.first is not None
+    seen = []
+    check = type(designs.first.model.conditioner).check
+
+    def spy(self: torch.nn.Module, cond: Conditions) -> None:
+        seen.append(cond.values["picture"])
+        check(self, cond)  # type: ignore[arg-type]  # of this class
+
+    monkeypatch.setattr(type(designs.first.model.conditioner), "check", spy)
+    conditions_for(designs, 2, seed=0)
+    small = Trusses(size=4, fine=4, count=2).load().batch(torch.arange(2)).cond.values["picture"]
+    torch.testing.assert_close(seen[0], small, atol=0.005, rtol=0)
+
+
+def test_pictures_are_refused_where_none_are_shown(cascade: OpenRun, designs: OpenRun) -> None:
+    with pytest.raises(UsageError, match="there are 2 pictures for 3 samples; give one for each"):
+        conditions_for(designs, 3, Asked(pictures=torch.zeros(2, 3, 16, 16)))
+    with pytest.raises(UsageError, match="this model is shown no pictures beside its samples"):
+        conditions_for(cascade, 3, Asked(pictures=torch.zeros(3, 3, 16, 16)))
+    assert designs.first is not None
+    with pytest.raises(UsageError, match="there are 2 pictures for 1 samples"):
+        conditions_for(designs.first, 1, Asked(pictures=torch.zeros(2, 3, 4, 4)))
+
+
+def test_the_picture_beside_has_no_reader_of_its_own() -> None:
+    with pytest.raises(UsageError, match=r"has a reader of its own; give conditioner\.reader"):
+        LowResolution(factor=2).replace(beside=Picture(reader=ClassLabel(classes=2)))
+    plain, both = LowResolution(factor=2), LowResolution(factor=2, beside=Picture(picture_shape=(3, 8, 8)))
+    assert (plain.companion, both.companion) == (None, "picture")
+    assert both.extra_channels((1, 8, 8)) == plain.extra_channels((1, 8, 8)) + 4

@@ -167,6 +167,9 @@ PAPERS: dict[str, Paper] = {
         2024,
         "arXiv 2310.00426",
     ),
+    "habibi2024ccdm": Paper(
+        "Habibi, Fuge", "Inverse Design with Conditional Cascaded Diffusion Models", 2024, "arXiv 2408.08526"
+    ),
     "ho2022cascaded": Paper(
         "Ho et al.", "Cascaded Diffusion Models for High Fidelity Image Generation", 2022, "arXiv 2106.15282"
     ),

@@ -181,6 +181,15 @@ TECHNIQUES: dict[str, Technique] = {
         test="tests/models/test_semantic.py",
         page="docs/techniques/wuerstchen.md",
     ),
+    "ccdm": Technique(
+        title="cCDM: inverse design by a cascade of two resolutions",
+        papers=("habibi2024ccdm",),
+        module="suffuse.data.trusses",
+        recipes=("trusses-ccdm",),
+        claims="suffuse.claims.cascades.inverse_design",
+        test="tests/data/test_trusses.py",
+        page="docs/techniques/ccdm.md",
+    ),
     "diffusevae": Technique(
         title="DiffuseVAE: a small vector, its blurred image, and a denoiser that refines it",
         papers=("pandey2022diffusevae",),

@@ -22,6 +22,7 @@ from suffuse.data.pictures import contact_sheet, save_picture, to_uint8
 from suffuse.data.report import DataReport
 from suffuse.data.shapes import Shapes, read_shapes
 from suffuse.data.sources import ZipLimits
+from suffuse.data.trusses import Trusses
 
 __all__ = [
     "BucketLoader",
@@ -41,6 +42,7 @@ __all__ = [
     "OutlierMixture",
     "Rings",
     "Shapes",
+    "Trusses",
     "ZipLimits",
     "contact_sheet",
     "data_from",
@@ -50,7 +52,8 @@ __all__ = [
 ]
 
 Data = Annotated[
-    DataPart, Joint("data", Digits, Shapes, Images, HubImages, GaussianMixture, Rings, LowRankMixture, OutlierMixture)
+    DataPart,
+    Joint("data", Digits, Shapes, Trusses, Images, HubImages, GaussianMixture, Rings, LowRankMixture, OutlierMixture),
 ]
 
 

@@ -15,6 +15,7 @@ from suffuse.base.errors import UsageError
 from suffuse.base.randomness import derived, normal
 from suffuse.base.randomness import keys as keys_of
 from suffuse.models.conditioner import ClassLabel, Conditioner, ConditionerPart, NoCondition
+from suffuse.models.picture import Picture
 from suffuse.models.readers import BesidePart, with_presence
 from suffuse.models.semantic import IMAGE
 from suffuse.networks.blocks.embeddings import Sinusoids
@@ -87,9 +88,11 @@ class _LowResolution(Conditioner):
         with seeded(0):
             labels = reader.build(width)
             self.told = None if part.augmentation is None else _amount_embedding(width)
+        self.beside = None if part.beside is None else part.beside.build(width, shape)
         self.labels = labels if labels.reads else None
         names = (LOW,) if part.augmentation is None else (LOW, LOW_NOISE, LOW_KEY)
-        self.reads = names if self.labels is None else (*names, *self.labels.reads)
+        others = [live.reads for live in (self.labels, self.beside) if live is not None]
+        self.reads = (*names, *(name for reads in others for name in reads))
         self.observes = (LOW,)
         # It may have no weights: an empty buffer tells on which device the model is.
         self.register_buffer("place", torch.empty(0), persistent=False)
@@ -106,8 +109,9 @@ class _LowResolution(Conditioner):
                     f"low_res_noise is {amounts.tolist()}; give a number in [0, {augmentation.up_to:g}] for each "
                     "sample: no more was trained"
                 )
-        if self.labels is not None:
-            self.labels.check(cond)
+        for live in (self.labels, self.beside):
+            if live is not None:
+                live.check(cond)
 
     def _check_size(self, images: Tensor) -> None:
         if tuple(images.shape[1:]) != self.small or not images.is_floating_point():
@@ -131,7 +135,15 @@ class _LowResolution(Conditioner):
         return cond.plus(low_res_key=keys)
 
     def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
-        """The enlarged image, what is read, and how noisy the image is."""
+        """The enlarged image, what is read, how noisy the image is, and the picture beside it."""
+        found = self._enlarged(cond, batch, seeds)
+        if self.beside is None:
+            return found
+        assert found.image is not None
+        picture = self.beside(cond, batch, seeds).image
+        return replace(found, image=torch.cat([found.image, picture.to(found.image.dtype)], dim=1))
+
+    def _enlarged(self, cond: Conditions, batch: int, seeds: Tensor | None) -> Embedding:
         read = Embedding() if self.labels is None else self.labels(cond, batch, seeds)
         if LOW not in cond.values:
             image = torch.zeros(batch, self.small[0] + 1, *self.shape[1:], device=self.place.device)
@@ -204,6 +216,8 @@ class LowResolution(BesidePart):
         classes: Number of classes, K, of a model that is told the `label` too, as by `class_label`; 0 without. Short
             for such a reader.
         augmentation: Noise on `low_res`; None for none.
+        beside: A picture beside each sample that is shown too, at full size: what is asked of a design, say. None for
+            none.
         of: Of what `low_res` is made in latents: of the `sample`, that is of the latent, or of the `image` behind it.
         image_shape: Of the pictures, (C, H, W), which is filled in where they are seen.
         run: Run of a finished model of small images; None where they are always given.
@@ -214,6 +228,7 @@ class LowResolution(BesidePart):
     factor: int = Field(default=4, ge=2)
     classes: int = Field(default=0, ge=0)
     augmentation: Augmentation | None = None
+    beside: Picture | None = None
     of: Literal["sample", "image"] = "sample"
     image_shape: tuple[int, ...] = ()
     run: str | None = None
@@ -226,7 +241,18 @@ class LowResolution(BesidePart):
                 f"classes = {self.classes} and reader {self.reader.kind!r} both say what is read beside the image; "
                 "leave one of them out"
             )
+        if self.beside is not None and self.beside.reader != NoCondition():
+            raise ValueError("the picture beside the small image has a reader of its own; give conditioner.reader")
         return self
+
+    @property
+    def companion(self) -> str | None:
+        """The picture beside the small image, if there is one."""
+        return None if self.beside is None else self.beside.companion
+
+    def seeing_companion(self, shape: tuple[int, ...]) -> Self:
+        """This for such pictures of one shape."""
+        return self if self.beside is None else self.replace(beside=self.beside.seeing_companion(shape))
 
     @property
     def label_count(self) -> int:
@@ -276,8 +302,8 @@ class LowResolution(BesidePart):
         return small
 
     def extra_channels(self, shape: tuple[int, ...]) -> int:
-        """The channels of `low_res` and the one that says whether there is an image."""
-        return self.small_shape(shape)[0] + 1
+        """The channels of `low_res` and the one that says whether there is an image; those of the picture beside it."""
+        return self.small_shape(shape)[0] + 1 + (0 if self.beside is None else self.beside.extra_channels(shape))
 
     def build(self, width: int, shape: tuple[int, ...] = ()) -> Conditioner:
         """A module that has weights, a table (K + 1, width) say, only if something is read or told beside the image."""

@@ -8,18 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from suffuse.base.conditions import Conditions
+from suffuse.base.errors import UsageError
 from suffuse.base.randomness import keys
-from suffuse.models.low_resolution import LOW, LOW_KEY
+from suffuse.models.low_resolution import LOW, LOW_KEY, LowResolution
+from suffuse.models.picture import PICTURE, Picture
 from suffuse.tasks.prompts import prompt_conditions, reads_text
-from suffuse.tasks.runs import OpenRun
-from suffuse.training.sample_conditions import labels_told
+from suffuse.tasks.runs import OpenRun, own_data
+from suffuse.training.sample_conditions import labels_told, rows_told
 
 if TYPE_CHECKING:
     from suffuse.tasks.generate import Asked
 
-__all__ = ["class_names", "enlarged_conditions", "label_count", "text_reader"]
+__all__ = ["class_names", "enlarged_conditions", "label_count", "shown_pictures", "text_reader"]
 
 
 def text_reader(run: OpenRun) -> OpenRun | None:
@@ -65,16 +69,52 @@ def enlarged_conditions(
     earlier = run.first
     assert earlier is not None
     knows, reads = label_count(earlier), text_reader(earlier) is not None
+    pictures = _pictures(run, n, asked.pictures, number, first)
     wish = Asked(
         label=asked.label if knows else None,
         prompts=captions if reads else (),
         negative=asked.negative if reads and earlier.sampling.guidance.most_evaluations > 1 else None,
+        pictures=_brought_to(earlier, pictures),
     )
     made = generate(earlier, n, earlier.sampling, seed=_seed_before(seed), first=first, asked=wish)
     values = {LOW: made.x.clamp(-1, 1)}
+    if pictures is not None and PICTURE in run.model.conditioner.reads:
+        values[PICTURE] = pictures
     if LOW_KEY in run.model.conditioner.reads:
         values[LOW_KEY] = keys(seed, "observed", 0, torch.arange(first, first + n))
     if classes := label_count(run):
         values["label"] = labels_told(classes, n, first, number)
     cond = prompt_conditions(run, captions) if captions and reads_text(run) else Conditions()
     return cond.plus(**values)
+
+
+def shown_pictures(run: OpenRun, n: int, pictures: Tensor) -> Tensor:
+    """Pictures that were asked for, one each, for a model that is shown some.
+
+    Raises:
+        UsageError: It is shown none, or there are not n of them.
+    """
+    if PICTURE not in run.model.conditioner.reads:
+        raise UsageError("this model is shown no pictures beside its samples; leave them out")
+    if len(pictures) != n:
+        raise UsageError(f"there are {len(pictures)} pictures for {n} samples; give one for each")
+    return pictures
+
+
+def _pictures(run: OpenRun, n: int, asked: Tensor | None, label: int | None, first: int) -> Tensor | None:
+    """What the last model, and those before it, are shown: as asked, else of its own data in turn; None for nothing."""
+    if asked is not None:
+        return shown_pictures(run, n, asked)
+    if PICTURE not in run.model.conditioner.reads:
+        return None
+    data = own_data(run)
+    return data.batch(rows_told(data, n, first, label)).cond.values[PICTURE]
+
+
+def _brought_to(run: OpenRun, pictures: Tensor | None) -> Tensor | None:
+    """Pictures at the size that an earlier model is shown them; None for one that is shown none."""
+    told = run.config.conditioner
+    part = told.beside if isinstance(told, LowResolution) else told
+    if pictures is None or not isinstance(part, Picture):
+        return None
+    return F.adaptive_avg_pool2d(pictures, (part.picture_shape[1], part.picture_shape[2]))

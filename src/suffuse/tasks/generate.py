@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,14 +14,13 @@ from torch import Tensor
 from suffuse.acceleration import MacCounter, NoPlan, applied
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError, unknown_name
-from suffuse.data import Dataset
 from suffuse.models.inpainting import KNOWN
 from suffuse.models.low_resolution import LOW
 from suffuse.models.picture import PICTURE
 from suffuse.sampling import sample_batches
-from suffuse.tasks.cascade import class_names, enlarged_conditions, label_count, text_reader
+from suffuse.tasks.cascade import class_names, enlarged_conditions, label_count, shown_pictures, text_reader
 from suffuse.tasks.prompts import prompt_conditions, reads_text
-from suffuse.tasks.runs import OpenRun
+from suffuse.tasks.runs import OpenRun, own_data
 from suffuse.training.sample_conditions import labels_told, rows_told, sample_conditions
 from suffuse.training.settings import SamplingSettings
 
@@ -59,11 +58,13 @@ class Asked:
         label: Class of all samples, by name or number.
         prompts: Texts: one for all samples, or one each.
         negative: Text that guidance leads away from.
+        pictures: What a model that is shown pictures sees beside the samples, (n, C, H, W) in [-1, 1], one each.
     """
 
     label: str | None = None
     prompts: tuple[str, ...] = ()
     negative: str | None = None
+    pictures: Tensor | None = field(default=None, compare=False)
 
 
 def conditions_for(
@@ -80,6 +81,9 @@ def conditions_for(
     if run.first is not None:
         captions = _captions_of_cascade(run, n, asked, first, number)
         cond: Conditions | None = enlarged_conditions(run, n, asked, captions, number=number, first=first, seed=seed)
+    elif asked.pictures is not None:
+        cond, captions = told_beside(run, n, replace(asked, negative=None))
+        cond = cond.plus(picture=shown_pictures(run, n, asked.pictures))
     elif asked.prompts:
         captions = _one_each(asked.prompts, n)
         _only_text(run)
@@ -132,7 +136,7 @@ def _captions_of_cascade(run: OpenRun, n: int, asked: Asked, first: int, label: 
         return _one_each(asked.prompts, n)
     if reader is None:
         return ()
-    data = _data_of(reader)
+    data = own_data(reader)
     return data.captions_of(rows_told(data, n, first, label))
 
 
@@ -140,7 +144,7 @@ def _of_data(
     run: OpenRun, n: int, first: int, label: int | None, seed: int
 ) -> tuple[Conditions | None, tuple[str, ...]]:
     """What the model is told of its data, in turn."""
-    data = functools.cache(lambda: _data_of(run))
+    data = functools.cache(lambda: own_data(run))
     cond = sample_conditions(run.model, n, first=first, label=label, data=data, seed=seed)
     if not reads_text(run):
         return cond, ()
@@ -163,21 +167,6 @@ def _number_of(run: OpenRun, label: str) -> int:
     if label.isdecimal() and int(label) < count:
         return int(label)
     raise unknown_name("class", label, names)
-
-
-def _data_of(run: OpenRun) -> Dataset:
-    """The run's own data, for models that are told of images."""
-    names = run.model.conditioner.observes or run.model.conditioner.reads
-    why = f"this model is told {' and '.join(names)} of images"
-    mend = f"sample it in Python: sample(model, n, cond=Conditions.of({', '.join(f'{name}=...' for name in names)}))"
-    if run.recipe is None:
-        raise UsageError(f"{why}, and {run.folder} does not say on which it was trained; {mend}")
-    try:
-        return run.training_data(run.recipe.data)
-    except UsageError as error:
-        raise UsageError(
-            f"{why}, and those that {run.folder} was trained on cannot be loaded ({error}); {mend}"
-        ) from error
 
 
 def generate(

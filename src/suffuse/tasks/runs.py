@@ -32,7 +32,7 @@ from suffuse.training.sampling_file import read_sampling
 from suffuse.training.settings import SamplingSettings
 from suffuse.training.world import choose_device
 
-__all__ = ["OpenRun", "Wanted", "named", "open_run", "other_data", "reference_data", "settle"]
+__all__ = ["OpenRun", "Wanted", "named", "open_run", "other_data", "own_data", "reference_data", "settle"]
 
 _MEND = "choose another height and width, or leave them out"
 _CHANNELS = {1: "grey", 3: "rgb", 4: "rgba"}
@@ -197,6 +197,25 @@ def _first(folder: Path, model: Denoiser, device: str) -> OpenRun | None:
     if not (folder / name).is_dir():
         raise UsageError(f"{folder / name} is missing: the model whose samples this one enlarges; bring it back")
     return open_run(folder / name, device=device)
+
+
+def own_data(run: OpenRun) -> Dataset:
+    """The run's own data, for models that are told of images.
+
+    Raises:
+        UsageError: They are not here.
+    """
+    names = run.model.conditioner.observes or run.model.conditioner.reads
+    why = f"this model is told {' and '.join(names)} of images"
+    mend = f"sample it in Python: sample(model, n, cond=Conditions.of({', '.join(f'{name}=...' for name in names)}))"
+    if run.recipe is None:
+        raise UsageError(f"{why}, and {run.folder} does not say on which it was trained; {mend}")
+    try:
+        return run.training_data(run.recipe.data)
+    except UsageError as error:
+        raise UsageError(
+            f"{why}, and those that {run.folder} was trained on cannot be loaded ({error}); {mend}"
+        ) from error
 
 
 def _part(kind: Any, value: Any, what: str) -> Any:  # Any: a joint's annotated type, and its part

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from suffuse.base.part import Joint
 from suffuse.claims.measures.base import Bench, MeasurePart
+from suffuse.claims.measures.designs import DesignsMet
 from suffuse.claims.measures.distance import Distance
 from suffuse.claims.measures.gradients import GradientNoise
 from suffuse.claims.measures.known import ExcessError
@@ -18,6 +19,7 @@ from suffuse.claims.measures.teachers import TeacherMapError
 __all__ = [
     "Bench",
     "DenoisingErrorAt",
+    "DesignsMet",
     "Distance",
     "ExcessError",
     "FeatureDrift",
@@ -57,5 +59,6 @@ Measure = Annotated[
         PlanFidelity,
         FeatureDrift,
         PromptsMet,
+        DesignsMet,
     ),
 ]

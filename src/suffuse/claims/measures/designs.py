@@ -1,0 +1,57 @@
+"""Designs met: how near designs are to what a rule says of what was asked, an exact judge of inverse design."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from suffuse.base.errors import UsageError
+from suffuse.claims.measures.base import Bench, MeasurePart
+from suffuse.data import Trusses, to_uint8
+from suffuse.data.trusses import design_errors
+from suffuse.tasks.generate import generate
+
+__all__ = ["DesignsMet"]
+
+_HELD_OUT = 1_000_003  # seed of the designs that are asked for: no run is trained on them
+
+
+class DesignsMet(MeasurePart):
+    """Errors of designs for loads that were never trained on, as the run samples by itself.
+
+    Values: overlap (mean intersection over union with the rule's design), volume_error (median), seconds_per_image.
+
+    Attributes:
+        samples: How many. They are drawn with another seed for every seed of training, the same for all arms.
+    """
+
+    kind: Literal["designs_met"] = "designs_met"
+    samples: int = Field(default=200, ge=1)
+    source: ClassVar[tuple[str, ...]] = (
+        "suffuse.sampling.loop",
+        "suffuse.data.trusses",
+        "suffuse.tasks.generate",
+        "suffuse.training.companions",
+    )
+
+    def of(self, bench: Bench) -> dict[str, float]:
+        """The errors.
+
+        Raises:
+            UsageError: The run was not trained on procedural trusses.
+        """
+        run, recipe = bench.run, bench.run.recipe
+        if recipe is None or not isinstance(recipe.data, Trusses):
+            raise UsageError("designs are judged on procedural trusses only; train the arm on data.kind=trusses")
+        held_out = recipe.data.replace(seed=_HELD_OUT, count=self.samples)
+        run = replace(run, recipe=recipe.replace(data=held_out))
+        made = generate(run, self.samples, run.sampling, seed=1 + recipe.training.seed)
+        found = design_errors(to_uint8(made.x), held_out.load().values, held_out.asked().volume)
+        seconds = made.seconds / self.samples
+        return {"overlap": found.overlap, "volume_error": found.volume, "seconds_per_image": seconds}
+
+    def smaller(self) -> DesignsMet:
+        """Few samples."""
+        return self.replace(samples=6)
