@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from suffuse.models.pretrained import load_codec, load_model
 from suffuse.models.reconstruction import ReconstructionConditioner
 from suffuse.tasks.generate import Asked, generate, generate_each
 from suffuse.tasks.runs import OpenRun, open_run
+from suffuse.training import decoding
 from suffuse.training.recipe_files import load_recipe
 from suffuse.training.run import train
 from suffuse.training.stages import load_stages, train_stages
@@ -73,6 +75,27 @@ def test_text_reaches_both_denoisers_and_negative_prompts_are_no_prompts(wuerstc
         for text in (None, "a blue square")
     )
     assert not torch.allclose(plain.x, against.x, atol=1e-6)
+
+
+def test_what_decodes_has_noise_of_its_own(wuerstchen: OpenRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the numbers were the prior's, bit for bit: a code and a noise that training never sees together."""
+    seeds = []
+    original = decoding.sample_batches
+
+    def spy(*args: Any, **settings: Any) -> Any:
+        seeds.append(settings["seed"])
+        return original(*args, **settings)
+
+    monkeypatch.setattr(decoding, "sample_batches", spy)
+    generate(wuerstchen, 1, wuerstchen.sampling, asked=Asked(prompts=("a red circle",)), seed=3)
+    generate(wuerstchen, 1, wuerstchen.sampling, asked=Asked(prompts=("a red circle",)), seed=4)
+    assert len({3, 4, *seeds}) == 4
+
+
+def test_a_prompt_cannot_stand_for_a_code(wuerstchen: OpenRun) -> None:
+    stage = open_run(wuerstchen.folder / "stages" / "b", device="cpu")
+    with pytest.raises(UsageError, match="this model is told code too, which a prompt cannot give"):
+        generate(stage, 1, stage.sampling, asked=Asked(prompts=("a red circle",)))
 
 
 def test_the_compressor_is_the_codec_of_the_prior(wuerstchen: OpenRun) -> None:

@@ -17,6 +17,7 @@ from suffuse.base.errors import UsageError, unknown_name
 from suffuse.models.inpainting import KNOWN
 from suffuse.models.low_resolution import LOW
 from suffuse.models.picture import PICTURE
+from suffuse.models.semantic import CODE
 from suffuse.sampling import sample_batches
 from suffuse.tasks.cascade import class_names, enlarged_conditions, label_count, shown_pictures, text_reader
 from suffuse.tasks.prompts import prompt_conditions, reads_text
@@ -152,7 +153,7 @@ def _of_data(
 
 
 def _only_text(run: OpenRun) -> None:
-    needed = [name for name in run.model.conditioner.reads if name in (LOW, KNOWN, PICTURE)]
+    needed = [name for name in run.model.conditioner.reads if name in (LOW, KNOWN, PICTURE, CODE)]
     if needed:
         raise UsageError(f"this model is told {needed[0]} too, which a prompt cannot give; sample it in Python")
 

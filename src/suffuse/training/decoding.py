@@ -11,6 +11,7 @@ from torch import Tensor
 
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
+from suffuse.base.randomness import keys
 from suffuse.models.codec import Codec
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_codec, load_config, load_model
@@ -133,6 +134,8 @@ class Decoder:
         if self.model is None:
             return self.codec.decode(z)
         told = self._told(self.codec.raw(z), cond)
+        # Noise of its own: the model drew the code from the other, so that in training nothing of it is in both.
+        seed = int(keys(seed, "decoding", 0, torch.zeros(1, dtype=torch.int64)))
         how, parts, done = self.sampling, list[Tensor](), 0
         for made in sample_batches(
             self.model,
