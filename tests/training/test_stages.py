@@ -17,7 +17,7 @@ from suffuse.base.errors import UsageError
 from suffuse.tasks.generate import Asked, generate
 from suffuse.tasks.runs import open_run
 from suffuse.training.recipe_files import load_recipe
-from suffuse.training.run import Watcher
+from suffuse.training.run import Watcher, train
 from suffuse.training.signals import Stopped
 from suffuse.training.stages import Staged, has_stages, load_stages, train_stages
 
@@ -122,13 +122,94 @@ def test_a_changed_stage_makes_the_later_ones_stale_and_is_named(staged: Make, t
     heard(staged())
     with pytest.raises(UsageError, match=r"stage 'squeeze' .* so that 'squeeze', 'draw' would be stale"):
         heard(staged("run", "stages.squeeze.training.steps=6"), resume=True)
-    with pytest.raises(UsageError, match=r"stage 'draw' .* so that 'draw' would be stale"):
-        heard(staged("run", "stages.draw.training.steps=6"), resume=True)
+    with pytest.raises(UsageError, match=r"stage 'draw' .* so that 'draw' would be stale.*RECIPE:draw"):
+        heard(staged("run", "stages.draw.optimiser.lr=3e-4"), resume=True)
     with pytest.raises(UsageError, match="stage 'squeeze'"):
         heard(staged("run", "data.count=41"), resume=True)
     shutil.copyfile(tmp_path / "run" / "model.safetensors", tmp_path / "run" / "stages/squeeze/model.safetensors")
     with pytest.raises(UsageError, match="stage 'squeeze'"):
         heard(staged(), resume=True)
+
+
+def test_a_refused_resume_changes_nothing(staged: Make, tmp_path: Path) -> None:
+    heard(staged())
+    before = (tmp_path / "run" / "stages.yaml").read_text()
+    with pytest.raises(UsageError, match="would be stale"):
+        heard(staged("run", "stages.squeeze.optimiser.lr=3e-4"), resume=True)
+    assert (tmp_path / "run" / "stages.yaml").read_text() == before
+    assert all(line.endswith("finished before") for line in heard(staged(), resume=True))
+
+
+def test_a_start_that_was_refused_can_be_made_again(staged: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"stage 'squeeze': .*cannot be halved"):
+        heard(staged("run", "size=9"))
+    assert heard(staged()) == ["stage 1 of 2, squeeze", "stage 2 of 2, draw"]
+    with pytest.raises(UsageError, match="patch"):
+        heard(staged("other", "size=12", "stages.draw.network.patch=4"))
+    mended = heard(staged("other", "size=12"), resume=True)
+    assert mended == ["stage 1 of 2, squeeze: finished before", "stage 2 of 2, draw"]
+
+
+def test_what_changes_no_weight_makes_nothing_stale(staged: Make, tmp_path: Path) -> None:
+    heard(staged())
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    changes = ("training.log_every=5", "training.device=auto", "stages.draw.sampling.grid.steps=3")
+    assert heard(staged("run", *changes), resume=True) == ["stage 1 of 2, squeeze", "stage 2 of 2, draw"]
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+    recipe = load_recipe(str(tmp_path / "run" / "recipe.yaml"))
+    assert (recipe.training.log_every, recipe.sampling.grid.steps) == (5, 3)  # type: ignore[union-attr]
+    assert all(line.endswith("finished before") for line in heard(staged("run", *changes), resume=True))
+    longer = (*changes, "stages.draw.training.steps=7")
+    assert heard(staged("run", *longer), resume=True) == [
+        "stage 1 of 2, squeeze: finished before",
+        "stage 2 of 2, draw",
+    ]
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).training.steps == 7
+    with pytest.raises(UsageError, match=r"stage 'squeeze' .* would be stale"):
+        heard(staged("run", "stages.squeeze.training.steps=7"), resume=True)
+
+
+def test_a_stage_whose_ground_is_gone_is_told_before_any_work(staged: Make, tmp_path: Path) -> None:
+    heard(staged())
+    shutil.rmtree(tmp_path / "run" / "stages" / "squeeze")
+    with pytest.raises(UsageError, match=r"stage 'draw' .* was trained on stage 'squeeze', which is not finished"):
+        heard(staged(), resume=True)
+    assert not (tmp_path / "run" / "stages" / "squeeze").exists()
+
+
+def test_a_run_beside_the_stages_counts_with_its_content(staged: Make, tmp_path: Path) -> None:
+    def squeezed(steps: int) -> None:
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        train(load_recipe(f"{tmp_path / 'tiny.yaml'}:squeeze", [f"steps={steps}", f"out={tmp_path / 'other'}"]), "x")
+
+    squeezed(2)
+    other = f"stages.draw.codec.run={tmp_path / 'other'}"
+    heard(staged("run", other))
+    assert all(line.endswith("finished before") for line in heard(staged("run", other), resume=True))
+    squeezed(3)
+    with pytest.raises(UsageError, match=r"stage 'draw' .* would be stale"):
+        heard(staged("run", other), resume=True)
+
+
+def test_a_later_stage_that_cannot_be_is_refused_before_the_first(staged: Make, tmp_path: Path) -> None:
+    for wrong, words in (
+        ("data=digits", "stage 'draw': .*reads captions, but data 'digits' have none"),
+        (f"stages.draw.codec.run={tmp_path / 'nowhere'}", "stage 'draw': codec .* cannot be opened"),
+        (
+            f"stages.draw.conditioner={{kind: frozen_text, model: {tmp_path / 'nowhere'}}}",
+            "stage 'draw': .*text model",
+        ),
+    ):
+        with pytest.raises(UsageError, match=words):
+            heard(staged("wrong", wrong))
+        assert not (tmp_path / "wrong").exists()
+
+
+def test_a_stage_by_itself_says_what_it_builds_on(staged: Make, tmp_path: Path) -> None:
+    staged()
+    with pytest.raises(UsageError, match=r"'stage:squeeze' is a stage .* train RECIPE:squeeze first"):
+        train(load_recipe(f"{tmp_path / 'tiny.yaml'}:draw", [f"out={tmp_path / 'alone'}"]), "alone")
+    assert not (tmp_path / "alone").exists()
 
 
 def test_overrides_are_for_all_stages_or_for_one(staged: Make) -> None:

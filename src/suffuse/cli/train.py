@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,10 +65,12 @@ def train_command(
     if not done.first:
         return
     if as_json:
-        facts = {"folder": str(done.folder), "step": done.step, "seconds": done.seconds, "loss": done.loss}
+        facts = {"folder": str(done.folder), "step": done.step, "seconds": done.seconds}
+        facts["loss"] = None if math.isnan(done.loss) else done.loss
         say(json.dumps(facts))
         return
-    say(f"{done.folder}: {done.step} steps, {done.seconds:.0f} s in this session, loss {done.loss:.4f}")
+    loss = "nothing was left to do" if math.isnan(done.loss) else f"loss {done.loss:.4f}"
+    say(f"{done.folder}: {done.step} steps, {done.seconds:.0f} s in this session, {loss}")
     use = _USES.get("generator" if isinstance(wanted, Staged) else wanted.learns, "sample {} --n 16")
     say(f"next: suffuse {use.format(done.folder)}   or   suffuse eval {done.folder}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import suffuse
 from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
-from suffuse.base.hardware import processor
 from suffuse.data import Buckets, Dataset, contact_sheet, save_picture, to_uint8
 from suffuse.models.config import ModelConfig
 from suffuse.models.pretrained import save_model
@@ -27,6 +24,7 @@ from suffuse.training.calibrate import calibrated
 from suffuse.training.card import model_card
 from suffuse.training.checkpoint import Found, find_latest, load_checkpoint, save_checkpoint
 from suffuse.training.decoding import Decoder
+from suffuse.training.environment import environment
 from suffuse.training.first_stages import begun
 from suffuse.training.frozen_parts import PARTS, embedded, kept, located
 from suffuse.training.handed import objective_of
@@ -40,6 +38,7 @@ from suffuse.training.recipes import AnyRecipe, AnyResolved
 from suffuse.training.run_files import CHECKPOINTS, LATENTS_PICTURE, RECIPE_FILE, STAGE_FILE, STAGES, STAGES_FILE
 from suffuse.training.settings import TrainingSettings
 from suffuse.training.signals import Stop, Stopped
+from suffuse.training.stage_places import references
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World, joined
 
@@ -86,6 +85,11 @@ def check_recipe(recipe: AnyRecipe) -> None:
     Raises:
         UsageError: Names the parts, the reason and the mend.
     """
+    if stages := sorted(references(recipe.dump())):
+        raise UsageError(
+            f"'stage:{stages[0]}' is a stage of a recipe with stages, on which a recipe by itself cannot build; train "
+            f"that recipe whole, or train RECIPE:{stages[0]} first and give its folder in place of 'stage:{stages[0]}'"
+        )
     recipe.check()
 
 
@@ -236,7 +240,7 @@ class _Session:
         if not self.world.first:
             return None
         files.write_text(self.folder / RECIPE_FILE, dump_recipe(self.recipe))
-        files.write_json(self.folder / "environment.json", _environment(self.world))
+        files.write_json(self.folder / "environment.json", environment(self.world))
         return MetricsLog(self.folder, resumed_at=self.trainer.step, tensorboard=self.settings.tensorboard)
 
     def _train(self, log: MetricsLog | None) -> None:
@@ -382,19 +386,3 @@ class _Wait:
 
     def __exit__(self, *_: object) -> None:
         self.meter._wait += time.perf_counter() - self.began
-
-
-def _environment(world: World) -> dict[str, object]:
-    """Versions and hardware, so that a figure can be understood later."""
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else processor()
-    return {
-        "format_version": 1,
-        "suffuse": suffuse.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "device": world.device.type,
-        "device_name": name,
-        "processes": world.size,
-        "threads": torch.get_num_threads(),
-    }

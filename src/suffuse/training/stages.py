@@ -7,17 +7,14 @@ model like any other.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from suffuse.base import files
 from suffuse.base.errors import UsageError, closest, unknown_name
-from suffuse.models.pretrained import WEIGHTS_FILE
+from suffuse.training.foreseen import foresee
 from suffuse.training.lock import RunLock
 from suffuse.training.recipe_files import (
     Tree,
@@ -31,12 +28,11 @@ from suffuse.training.recipe_files import (
 )
 from suffuse.training.recipes import AnyRecipe
 from suffuse.training.run import Finished, Watcher, train
-from suffuse.training.run_files import RECIPE_FILE, STAGE_FILE, STAGES, STAGES_FILE
+from suffuse.training.run_files import RECIPE_FILE, STAGES, STAGES_FILE
+from suffuse.training.stage_places import Images, Place, check_begun, is_untouched, place_of, references, refuse_stale
 
 __all__ = ["Staged", "has_stages", "load_stages", "train_stages"]
 
-_VERSION = 1
-_REFERENCE = "stage:"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -118,76 +114,14 @@ def _divided(overrides: Sequence[str], stages: tuple[str, ...]) -> tuple[dict[st
     return own, common
 
 
-def _references(plain: Any) -> set[str]:  # Any: JSON values
-    """Names of the stages that a recipe builds on."""
-    if isinstance(plain, str):
-        return {plain.removeprefix(_REFERENCE)} if plain.startswith(_REFERENCE) else set()
-    inside = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()
-    return set().union(*map(_references, inside))
-
-
 def _check_references(stage: str, recipe: AnyRecipe, so_far: tuple[str, ...], stages: tuple[str, ...]) -> None:
-    for other in sorted(_references(recipe.dump())):
+    for other in sorted(references(recipe.dump())):
         if other not in stages:
             near = closest(other, stages)
             hint = f"did you mean {near!r}? " if near else ""
             raise UsageError(f"stage {stage!r} builds on {other!r}; {hint}the stages are {', '.join(stages)}")
         if other == stage or other not in so_far:
             raise UsageError(f"stage {stage!r} builds on {other!r}, which is not before it; change their order")
-
-
-def _placed(plain: Any, folder: Path) -> Any:  # Any: JSON values
-    """A recipe as plain data with the folders of the stages in place of their names."""
-    if isinstance(plain, str) and plain.startswith(_REFERENCE):
-        return str(_folder(folder, plain.removeprefix(_REFERENCE), last=False))
-    if isinstance(plain, dict):
-        return {key: _placed(value, folder) for key, value in plain.items()}
-    return [_placed(item, folder) for item in plain] if isinstance(plain, list) else plain
-
-
-def _folder(folder: Path, stage: str, *, last: bool) -> Path:
-    return folder if last else folder / STAGES / stage
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A stage on disk.
-
-    Attributes:
-        name: Of the stage.
-        recipe: With the folders of earlier stages filled in.
-        folder: Of its run.
-        key: Hash of all that decides it: recipe, data, and what the earlier stages came to.
-    """
-
-    name: str
-    recipe: AnyRecipe
-    folder: Path
-    key: str
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / STAGE_FILE
-
-    def record(self, *, finished: bool) -> None:
-        """Write down what is being trained, or was."""
-        result = _hash_of(self.folder / WEIGHTS_FILE) if finished else None
-        files.make_folder(self.folder)
-        files.write_json(self._file, {"format_version": _VERSION, "key": self.key, "result": result})
-
-    def read(self) -> Mapping[str, Any] | None:  # Any: JSON values
-        """What was written down; None for a stage that has not begun."""
-        return files.read_json(self._file) if self._file.is_file() else None
-
-    @property
-    def result(self) -> str:
-        """Hash of the weights that it came to."""
-        return _hash_of(self.folder / WEIGHTS_FILE)
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def train_stages(staged: Staged, name: str, *, resume: bool = False, watcher: Watcher | None = None) -> Finished:
@@ -201,32 +135,40 @@ def train_stages(staged: Staged, name: str, *, resume: bool = False, watcher: Wa
 
     Raises:
         UsageError: A request that cannot be met; a finished stage that another recipe, other data or another earlier
-            stage would not have come to: it and those after it are named, and nothing is used again silently.
+            stage would not have come to: it and those after it are named, and nothing is used again silently. Found
+            before any work, for all stages.
         RunError: The work failed.
         Stopped: A signal asked for it; the state is saved.
     """
     watcher = watcher or Watcher()
     staged.check()
     folder = Path(staged.out or f"runs/{name}").expanduser()
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    if not resume and folder.is_dir() and not is_untouched(folder):
         raise UsageError(f"{folder} exists already; add --resume to go on with it, or choose another out=")
     if resume and not (folder / STAGES_FILE).is_file():
         raise UsageError(f"there is no run with stages to resume in {folder}; leave --resume out, or correct out=")
+    images = Images()
+    for stage, recipe in staged.stages.items():
+        try:
+            foresee(recipe, images.of(recipe))
+        except UsageError as error:
+            raise UsageError(f"stage {stage!r}: {error}") from None
     files.make_folder(folder / STAGES)
     with RunLock(folder / STAGES):
+        check_begun(staged.stages, folder, images)
         files.write_text(folder / STAGES_FILE, dump_tree(replace(staged, out=None).dump()))
-        return _train_all(staged, folder, watcher)
+        return _train_all(staged, folder, images, watcher)
 
 
-def _train_all(staged: Staged, folder: Path, watcher: Watcher) -> Finished:
+def _train_all(staged: Staged, folder: Path, images: Images, watcher: Watcher) -> Finished:
     results: dict[str, str] = {}
-    prints: dict[str, str] = {}
     names, seconds = tuple(staged.stages), 0.0
     done: Finished | None = None
-    for number, (stage, recipe) in enumerate(staged.stages.items(), start=1):
-        place = _place(stage, recipe, folder, results, prints, last=number == len(names))
+    for number, stage in enumerate(names, start=1):
+        place = place_of(staged.stages, stage, folder, results, images)
         told = f"stage {number} of {len(names)}, {stage}"
-        if _is_finished(place, names[number - 1 :]):
+        refuse_stale(place, names[number - 1 :], folder)
+        if place.is_finished():
             watcher.note(f"{told}: finished before")
         else:
             watcher.begins(told)
@@ -239,41 +181,8 @@ def _train_all(staged: Staged, folder: Path, watcher: Watcher) -> Finished:
     return replace(done, seconds=seconds)
 
 
-def _place(
-    stage: str, recipe: AnyRecipe, folder: Path, results: Mapping[str, str], prints: dict[str, str], *, last: bool
-) -> _Place:
-    own = _folder(folder, stage, last=last)
-    plain = {key: value for key, value in recipe.dump().items() if key not in ("about", "out", "evaluation")}
-    data = json.dumps(recipe.data.dump(), sort_keys=True)
-    if data not in prints:
-        prints[data] = recipe.data.load().fingerprint
-    built_on = {name: results[name] for name in sorted(_references(plain))}
-    key = hashlib.sha256(json.dumps([plain, prints[data], built_on], sort_keys=True).encode()).hexdigest()
-    placed = recipe_from({**_placed(recipe.dump(), folder), "out": str(own)}, owner=f"stage {stage!r}")
-    return _Place(stage, placed, own, key)
-
-
-def _is_finished(place: _Place, from_here: tuple[str, ...]) -> bool:
-    """Whether a stage is done as it shall be.
-
-    Raises:
-        UsageError: It was begun or finished as something else.
-    """
-    recorded = place.read()
-    if recorded is None:
-        return False
-    if recorded["key"] != place.key or (recorded["result"] is not None and recorded["result"] != place.result):
-        stale = ", ".join(repr(name) for name in from_here)
-        raise UsageError(
-            f"stage {place.name!r} in {place.folder} was trained with another recipe, other data or another earlier "
-            f"stage than are asked for now, so that {stale} would be stale; ask for what was trained, remove their "
-            "folders, or choose another out="
-        )
-    return recorded["result"] is not None
-
-
-def _train_one(place: _Place, watcher: Watcher) -> Finished:
-    begun = (place.folder / RECIPE_FILE).is_file()
+def _train_one(place: Place, watcher: Watcher) -> Finished:
+    begun = place.has_begun
     place.record(finished=False)
     done = train(place.recipe, place.name, resume=begun, watcher=watcher)
     place.record(finished=True)
