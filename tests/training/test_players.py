@@ -254,13 +254,25 @@ def test_what_cannot_be_is_said_before_any_work() -> None:
 
 
 def test_a_collapsed_codebook_is_told_once_it_should_be_in_use() -> None:
-    recipe = recipe_of()
+    recipe = recipe_of(training={"steps": 2000})
     assert recipe.remarks({"codebook_usage": 0.01}, 100) == ()
+    assert recipe_of(training={"steps": 300}).remarks({"codebook_usage": 0.01}, 150), "half of a short run is enough"
     assert recipe.remarks({"codebook_usage": 0.3}, 1000) == ()
     assert recipe.remarks({"reconstruction": 0.01}, 1000) == ()
     (said,) = recipe.remarks({"codebook_usage": 0.01}, 1000)
-    assert said == recipe.remarks({"codebook_usage": 0.02}, 1050)[0]
-    assert "the codebook has collapsed" in said
+    (again,) = recipe.remarks({"codebook_usage": 0.02}, 1050)
+    assert said.split(":")[0] == again.split(":")[0] == "the codebook has collapsed"
+    assert "0.01 of the codes" in said
+
+
+def test_a_discriminator_that_wins_is_told_with_the_parts_of_the_loss() -> None:
+    recipe = recipe_of(training={"steps": 2000, "log_every": 50}, objective={"adversarial": {"start": 1000}})
+    lost = {"reconstruction": 0.1, "adversarial": 0.5, "discriminator": 0.001}
+    assert recipe.remarks(lost, 1050) == (), "the report in which it begins has zeros from before"
+    (said,) = recipe.remarks(lost, 1100)
+    assert said.startswith("the discriminator wins: ")
+    assert "reconstruction 0.1, adversarial 0.5, discriminator 0.001" in said
+    assert recipe.remarks({**lost, "discriminator": 0.4}, 1100) == ()
 
 
 def test_the_run_tells_a_collapse_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,4 +308,8 @@ def _caption(row: Row, key: str, shown: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise UsageError(f"{shown} has {key} {value!r}; a caption is a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON may hold half a pair of surrogates, which is no character
+        raise UsageError(f"{shown} has {key} {value!r}, which holds half a character; write it anew") from None
     return value

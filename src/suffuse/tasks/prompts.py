@@ -42,6 +42,9 @@ def prompt_conditions(
     if text is None:
         knows = "classes, see --label" if run.config.conditioner.label_count else "no conditions"
         raise UsageError(f"a prompt needs a model that reads text, but this one knows {knows}; leave the prompt out")
+    for prompt in prompts:
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise UsageError(f"the prompt {prompt!r} is not whole UTF-8; write it anew")
     cond = Conditions()
     places = torch.arange(len(prompts)).numpy()
     for before, reader in _readers(run, text):

@@ -21,6 +21,8 @@ __all__ = ["CodecRecipe"]
 
 _SETTLED = 500  # steps after which a codebook should be in use
 _COLLAPSED = 0.05
+_OUTPLAYED = 0.02  # of a hinge loss that is 1 for a guess
+_PARTS = ("reconstruction", "perceptual", "adversarial", "discriminator")
 
 
 class CodecRecipe(RecipePart):
@@ -66,13 +68,30 @@ class CodecRecipe(RecipePart):
         return Resolved(self.replace(data=self.data.anchored()), model, (words, f"{weights:,} parameters"))
 
     def remarks(self, numbers: Mapping[str, float], step: int) -> tuple[str, ...]:
-        """A codebook of which next to nothing is used."""
-        usage = numbers.get("codebook_usage", 1.0)
-        if step < _SETTLED or usage > _COLLAPSED:
+        """A codebook of which next to nothing is used; a discriminator that is never wrong."""
+        if step < min(_SETTLED, self.training.steps // 2):
+            return ()
+        return (*self._collapsed(numbers.get("codebook_usage", 1.0)), *self._outplayed(numbers, step))
+
+    def _collapsed(self, usage: float) -> tuple[str, ...]:
+        if usage > _COLLAPSED:
             return ()
         return (
-            f"the codebook has collapsed: less than {_COLLAPSED:.0%} of the codes that a batch could use are used; try "
+            f"the codebook has collapsed: {usage:.2g} of the codes that a batch could use are used; try "
             "network.codebook.learns=ema, a larger network.codebook.dead, a smaller learning rate or fewer codes",
+        )
+
+    def _outplayed(self, numbers: Mapping[str, float], step: int) -> tuple[str, ...]:
+        adversarial = self.objective.adversarial
+        # Before it begins its loss is 0, and in the report in which it begins a part of it.
+        if adversarial is None or step < adversarial.start + 2 * self.training.log_every:
+            return ()
+        if numbers.get("discriminator", 1.0) > _OUTPLAYED:
+            return ()
+        parts = ", ".join(f"{name} {numbers[name]:.3g}" for name in _PARTS if name in numbers)
+        return (
+            f"the discriminator wins: it is hardly ever wrong, so that the autoencoder learns nothing of it ({parts}); "
+            "try a later objective.adversarial.start, a smaller objective.adversarial.weight or discriminator",
         )
 
     @torch.no_grad()

@@ -94,7 +94,9 @@ class RecipePart(Part, abc.ABC):
         )
 
     def remarks(self, numbers: Mapping[str, float], step: int) -> tuple[str, ...]:
-        """What a user should know of the numbers of a report, a sentence each; the same sentence for the same thing.
+        """What a user should know of the numbers of a report, a sentence each.
+
+        What stands before a sentence's first colon names the thing, which is told once.
 
         Args:
             numbers: As logged.

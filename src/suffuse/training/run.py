@@ -85,11 +85,6 @@ def check_recipe(recipe: AnyRecipe) -> None:
     Raises:
         UsageError: Names the parts, the reason and the mend.
     """
-    if stages := sorted(references(recipe.dump())):
-        raise UsageError(
-            f"'stage:{stages[0]}' is a stage of a recipe with stages, on which a recipe by itself cannot build; train "
-            f"that recipe whole, or train RECIPE:{stages[0]} first and give its folder in place of 'stage:{stages[0]}'"
-        )
     recipe.check()
 
 
@@ -108,6 +103,7 @@ def train(recipe: AnyRecipe, name: str, *, resume: bool = False, watcher: Watche
         Stopped: A signal asked for it; the state is saved.
     """
     watcher = watcher or Watcher()
+    _check_alone(recipe)
     check_recipe(recipe)
     folder = Path(recipe.out or f"runs/{name}").expanduser()
     with joined(recipe.training.device) as world, Stop() as stop:
@@ -128,6 +124,15 @@ def train(recipe: AnyRecipe, name: str, *, resume: bool = False, watcher: Watche
                 if resume:
                     session.resume(found)
             return session.run()
+
+
+def _check_alone(recipe: AnyRecipe) -> None:
+    """Refuse a stage that builds on others, asked for by itself."""
+    if stages := sorted(references(recipe.dump())):
+        raise UsageError(
+            f"'stage:{stages[0]}' is a stage of a recipe with stages, on which a recipe by itself cannot build; train "
+            f"that recipe whole, or train RECIPE:{stages[0]} first and give its folder in place of 'stage:{stages[0]}'"
+        )
 
 
 def _check_share(settings: TrainingSettings, world: World) -> None:
@@ -290,9 +295,9 @@ class _Session:
     def _remark(self, said: tuple[str, ...]) -> None:
         """Tell what was noticed, each thing once a session."""
         for line in said:
-            if line not in self.remarked:
+            if (thing := line.split(":")[0]) not in self.remarked:
                 self.watcher.note(line)
-        self.remarked |= set(said)
+                self.remarked.add(thing)
 
     def _save(self) -> None:
         """Checkpoint, then the model that the world sees: also after a kill between the two."""
