@@ -82,6 +82,8 @@ def read_config(folder: Path) -> AnyConfig:
         RunError: It is not JSON.
     """
     path = folder / CONFIG_FILE
+    if not path.is_file() and (folder / "stages.yaml").is_file():
+        raise UsageError(f"{folder} is a run whose stages are not finished; go on with suffuse train {folder} --resume")
     if not path.is_file():
         raise UsageError(f"{folder} holds no model: {CONFIG_FILE} is missing; give the folder of a run")
     data = files.read_json(path)

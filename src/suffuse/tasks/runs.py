@@ -92,7 +92,10 @@ class OpenRun:
                 "this model is told of pictures of its own data, which are squares; leave height and width out, or "
                 "sample the model that draws its code"
             )
-        decoder = None if self.decoder is None else self.decoder.sized(*sides)
+        try:
+            decoder = None if self.decoder is None else self.decoder.sized(*sides)
+        except UsageError as error:
+            raise UsageError(f"images of {sides[0]}x{sides[1]} cannot be decoded ({error}); {_MEND}") from None
         shape = (self.config.shape[0], *sides) if decoder is None else decoder.made_of(*sides)
         self.config.check_shape(shape, _MEND)
         return replace(self, config=self.config.replace(shape=shape), decoder=decoder)

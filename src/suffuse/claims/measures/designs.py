@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import torch.nn.functional as F
 from pydantic import Field
 
 from suffuse.base.errors import UsageError
 from suffuse.claims.measures.base import Bench, MeasurePart
 from suffuse.data import Trusses, to_uint8
 from suffuse.data.trusses import design_errors
-from suffuse.tasks.generate import generate
+from suffuse.models.low_resolution import LOW
+from suffuse.tasks.generate import conditions_for, generate
+from suffuse.tasks.runs import own_data
+from suffuse.training.sample_conditions import sample_conditions
 
 __all__ = ["DesignsMet"]
 
@@ -21,7 +25,9 @@ _HELD_OUT = 1_000_003  # seed of the designs that are asked for: no run is train
 class DesignsMet(MeasurePart):
     """Errors of designs for loads that were never trained on, as the run samples by itself.
 
-    Values: overlap (mean intersection over union with the rule's design), volume_error (median), seconds_per_image.
+    Values: overlap (mean intersection over union with the rule's design), volume_error (median), seconds_per_image; of
+    a cascade also overlap_true (its last stage under true small designs: what its first stage cannot better) and
+    overlap_nearest (the first stage's designs, enlarged by their nearest pixels: what its last stage must better).
 
     Attributes:
         samples: How many. They are drawn with another seed for every seed of training, the same for all arms.
@@ -47,10 +53,21 @@ class DesignsMet(MeasurePart):
             raise UsageError("designs are judged on procedural trusses only; train the arm on data.kind=trusses")
         held_out = recipe.data.replace(seed=_HELD_OUT, count=self.samples)
         run = replace(run, recipe=recipe.replace(data=held_out))
-        made = generate(run, self.samples, run.sampling, seed=1 + recipe.training.seed)
-        found = design_errors(to_uint8(made.x), held_out.load().values, held_out.asked().volume)
+        answers, volume = held_out.load().values, held_out.asked().volume
+        seed = 1 + recipe.training.seed
+        told, _ = conditions_for(run, self.samples, seed=seed)
+        made = generate(run, self.samples, run.sampling, seed=seed, cond=told)
+        found = design_errors(to_uint8(made.x), answers, volume)
         seconds = made.seconds / self.samples
-        return {"overlap": found.overlap, "volume_error": found.volume, "seconds_per_image": seconds}
+        values = {"overlap": found.overlap, "volume_error": found.volume, "seconds_per_image": seconds}
+        if run.first is None or told is None:
+            return values
+        enlarged = F.interpolate(told.values[LOW], scale_factor=recipe.data.size // told.values[LOW].shape[-1])
+        values["overlap_nearest"] = design_errors(to_uint8(enlarged), answers, volume).overlap
+        true = sample_conditions(run.model, self.samples, data=lambda: own_data(run), seed=seed)
+        best = generate(run, self.samples, run.sampling, seed=seed, cond=true)
+        values["overlap_true"] = design_errors(to_uint8(best.x), answers, volume).overlap
+        return values
 
     def smaller(self) -> DesignsMet:
         """Few samples."""
