@@ -15,6 +15,7 @@ from suffuse.data import Trusses
 from suffuse.models.conditioner import ClassLabel
 from suffuse.models.low_resolution import LowResolution
 from suffuse.models.picture import Picture
+from suffuse.sampling import sample
 from suffuse.tasks.generate import Asked, conditions_for, generate
 from suffuse.tasks.runs import OpenRun, open_run
 from suffuse.training.recipe_files import load_recipe
@@ -100,9 +101,14 @@ def test_captions_go_to_both_stages_and_small_images_may_be_given(cascade: OpenR
         generate(cascade, 2, cascade.sampling, asked=Asked(prompts=(f"a {c} circle",))).x for c in ("red", "blue")
     )
     assert not torch.allclose(red, blue, atol=1e-4)
-    given = Conditions.of(low_res=torch.zeros(2, 3, 8, 8))
-    made = generate(cascade, 2, cascade.sampling, cond=given)
-    assert torch.equal(made.x, generate(cascade, 2, cascade.sampling, cond=given).x)
+    drawn, _ = conditions_for(cascade, 2, Asked(prompts=("a red circle",)))
+    how = cascade.sampling
+    for given in (Conditions.of(low_res=torch.zeros(2, 3, 8, 8)), drawn):
+        plain = sample(
+            cascade.model, 2, solver=how.solver, grid=how.grid, guidance=how.guidance, cond=given, batch=how.batch
+        )
+        assert torch.equal(generate(cascade, 2, how, cond=given).x, plain.x), "with the small image it is no cascade"
+    assert torch.equal(generate(cascade, 2, how, cond=drawn).x, red), "and by itself it draws just that"
     with pytest.raises(UsageError, match="needs a class-conditional model"):
         generate(cascade, 1, cascade.sampling, asked=Asked(label="3"))
 
