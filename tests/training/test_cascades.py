@@ -141,5 +141,8 @@ def test_diffusevae_draws_vectors_and_refines_their_images(tmp_path: Path, monke
 def test_a_first_stage_that_is_not_there_is_named(tmp_path: Path) -> None:
     fields = load_stages("digits-diffusevae", SMALL).stages["refiner"].dump()
     recipe = load_recipe("digits-ddpm", [*SMALL, f"out={tmp_path / 'x'}"]).replace(conditioner=fields["conditioner"])
-    with pytest.raises(UsageError, match=r"conditioner\.run 'stage:vae' cannot be opened .*suffuse train digits-vae"):
+    with pytest.raises(UsageError, match="'stage:vae' is a stage of a recipe with stages"):
         train(recipe, "x")
+    absent = recipe.replace(conditioner={**fields["conditioner"], "run": "nowhere"})
+    with pytest.raises(UsageError, match=r"conditioner\.run 'nowhere' cannot be opened .*suffuse train digits-vae"):
+        train(absent, "x")
