@@ -87,19 +87,8 @@ class BucketLoader(Loader):
         coupling: CouplingPart | None = None,
         labelled: bool = True,
     ) -> None:
-        loaders = [
-            Loader(
-                part,
-                batch=batch,
-                seed=seed,
-                rank=rank,
-                world=world,
-                flip=flip,
-                coupling=coupling,
-                labelled=labelled,
-            )
-            for part in buckets.parts
-        ]
+        # They say which samples; what is drawn for these, and coupled, is this loader's.
+        loaders = [Loader(part, batch=batch, seed=seed, rank=rank, world=world) for part in buckets.parts]
         super().__init__(
             buckets.main,
             batch=batch,
