@@ -50,6 +50,32 @@ def test_codes_are_corrupted_in_training_alone() -> None:
     assert torch.equal(live.eval()(cond, 5, SEEDS).map, code)
 
 
+def test_text_and_code_are_hidden_independently_in_training() -> None:
+    count = 4000
+    part = PART.replace(corruption=Corruption(drop=0.2, noise=0.0), text_dropout=0.3)
+    cond = Conditions.of(
+        code=torch.ones(count, 4, 1, 1),
+        caption=torch.ones(count, 2, dtype=torch.int64),
+    )
+    live, many = part.build(8), keys(0, "test", 0, torch.arange(count))
+    shown, alone = live.eval()(cond, count, many), live.eval()(Conditions(), 1)
+    assert shown.map.all()
+    with torch.no_grad():
+        told = live.train()(cond, count, many)
+    # A text that is left out is the one learned token.
+    no_text = (told.tokens[:, 0] == alone.tokens[0, 0]).all(dim=1)
+    no_code = ~told.map.flatten(1).any(dim=1)
+    for found, wanted in (
+        (no_text & no_code, 0.06),
+        (no_text & ~no_code, 0.24),
+        (~no_text & no_code, 0.14),
+        (~no_text & ~no_code, 0.56),
+    ):
+        error = (wanted * (1 - wanted) / count) ** 0.5
+        assert abs(found.double().mean().item() - wanted) < 4 * error
+    assert torch.equal(live.train()(cond, count).tokens, shown.tokens), "without keys nothing is random"
+
+
 def test_codes_have_unit_variance_in_training() -> None:
     live = PART.build(8).train()
     code = live.encode(IMAGES)

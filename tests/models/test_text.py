@@ -108,7 +108,7 @@ def test_networks_read_the_tokens_that_count_and_no_others(network: NetworkPart)
         model.network(x, torch.zeros(2), Embedding())
     with pytest.raises(UsageError, match=r"has shape \(2, 1, 3\), but the network takes token_width = 16"):
         model.network(x, torch.zeros(2), Embedding(tokens=torch.zeros(2, 1, 3)))
-    with pytest.raises(UsageError, match="takes map_channels = 0"):
+    with pytest.raises(UsageError, match=r"has cond\.map, which this network does not take"):
         model.network(x, torch.zeros(2), Embedding(tokens=tokens, map=torch.zeros(2, 4, 1, 1)))
 
 

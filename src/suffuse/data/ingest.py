@@ -315,6 +315,8 @@ def _filled(layout: Layout, tally: _Tally, *, whole: bool = True) -> Filled:
     numbers = {name: number for number, name in enumerate(classes)}
     labels = [numbers[picture.label] for picture in kept if picture.label is not None]
     captions = tuple(picture.caption for picture in kept if picture.caption is not None)
+    if captions and (empty := [picture.name for picture in kept if not (picture.caption or "").strip()]):
+        notes.append(f"captions that are empty stand for no text: {Skipped.of(empty)}")
     left = {**layout.left, **layout.lost, **tally.left}
     sizes = dict(tally.sizes.most_common(SHOWN))
     if len(tally.sizes) > SHOWN:

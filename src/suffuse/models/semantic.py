@@ -11,6 +11,7 @@ from torch import Tensor
 
 from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
+from suffuse.base.randomness import derived, keep_mask
 from suffuse.models.conditioner import Conditioner
 from suffuse.models.readers import BesideConditioner, BesidePart
 from suffuse.networks.autoencoders import Compressor
@@ -46,7 +47,13 @@ class _Semantic(BesideConditioner):
 
     def forward(self, cond: Conditions, batch: int, seeds: Tensor | None = None) -> Embedding:
         """The code as a map, zeros where there is none, beside the text's tokens."""
-        return replace(self.read(cond, batch, seeds), map=self._code(cond, batch, seeds))
+        return replace(self.read(self._told(cond, batch, seeds), batch, seeds), map=self._code(cond, batch, seeds))
+
+    def _told(self, cond: Conditions, batch: int, seeds: Tensor | None) -> Conditions:
+        """What the reader reads: in training nothing for some samples, whatever their codes are."""
+        if seeds is None or not self.training or self.reader is None:
+            return cond
+        return cond.drop(~keep_mask(derived(seeds, "text dropout"), (), self.part.text_dropout))
 
     def _code(self, cond: Conditions, batch: int, seeds: Tensor | None) -> Tensor:
         if CODE in cond.values:
@@ -66,11 +73,14 @@ class Semantic(BesidePart):
     It reads `image` in training (the picture behind the latent that is denoised) or a `code` in sampling. Codes are
     corrupted in training; absent ones are zeros.
 
-    Source: pernias2024wuerstchen, Section 3 (stage B).
+    Source: pernias2024wuerstchen, Section 3 (stage B), and its code, where text and code are left out independently,
+    so that either can guide alone.
 
     Attributes:
         compressor: Encodes images.
         corruption: Of codes in training; of unit variance, which a compressor without `affine` gives.
+        text_dropout: Share of the samples in training whose text (or label) alone is hidden; the objective's
+            `condition_dropout` hides the code with it.
         reader: How captions are read; `none` for no text.
         image_shape: Of the pictures, (C, H, W), which is filled in.
     """
@@ -78,6 +88,7 @@ class Semantic(BesidePart):
     kind: Literal["semantic"] = "semantic"
     compressor: Compressor = Compressor()
     corruption: Corruption = Corruption()
+    text_dropout: float = Field(default=0.05, ge=0, lt=1)
     image_shape: tuple[int, ...] = Field(default=(3, 64, 64), min_length=3, max_length=3)
 
     @property

@@ -117,7 +117,7 @@ def _pairs(run: OpenAlignment, source: DataPart, samples: int, seed: int) -> tup
             f"{min(samples, len(images))} pairs are too few: each is looked for among {_AMONG}; ask for more, better a "
             "thousand"
         )
-    dataset = accompanied(images, images, config.text, run.source, run.model.device)
+    (dataset,) = accompanied([(images, images)], config.text, run.source, run.model.device)
     return dataset, permutation(seed, "aligned", 0, len(dataset))[:found]
 
 

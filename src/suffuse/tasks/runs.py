@@ -118,7 +118,7 @@ class OpenRun:
         if self.codec is not None:
             assert self.config.codec is not None
             dataset = encoded(images, self.codec, Path(self.config.codec).name)
-        return accompanied(dataset, images, self.config.conditioner, self.place, self.model.device)
+        return accompanied([(dataset, images)], self.config.conditioner, self.place, self.model.device)[0]
 
     @property
     def place(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from suffuse.models.tokenizer import TOKENIZER_FILE, Tokenizer
 from suffuse.training.first_stages import with_first_stage
 
 __all__ = ["CaptionReader", "accompanied", "settled"]
+
+Note = Callable[[str], None]
 
 _SHOWN = 3
 _ALIGNED = ("length", "width", "depth", "heads", "most", "vocabulary", "tokenizer")  # what an encoder is made of
@@ -47,6 +49,11 @@ def settled(conditioner: ConditionerPart, images: Dataset, folder: Path, device:
             raise UsageError(
                 f"conditioner {conditioner.kind!r} reads captions, but data {images.name!r} have none; choose data "
                 "that do (a metadata.jsonl with `text` beside the pictures), or conditioner=none"
+            )
+        if not any(caption.strip() for caption in images.captions):
+            raise UsageError(
+                f"conditioner {conditioner.kind!r} reads captions, but all {len(images)} of data {images.name!r} are "
+                "empty; write some, name the key that holds them (data.caption_key=...), or use conditioner=none"
             )
         conditioner = conditioner.reading(_settled_text(text, images.captions, folder, device))
     conditioner = with_first_stage(conditioner, images, folder)
@@ -129,7 +136,7 @@ class CaptionReader:
     folder: Path
     device: torch.device
 
-    def companions(self, captions: tuple[str, ...], note: Callable[[str], None]) -> dict[str, Companion]:
+    def companions(self, captions: tuple[str, ...], note: Note) -> dict[str, Companion]:
         """Conditions by name, each caption read once; an empty caption is none.
 
         Args:
@@ -146,8 +153,8 @@ class CaptionReader:
         if cut:
             shown = ", ".join(repr(unique[place][:60]) for place in cut[:_SHOWN])
             note(
-                f"{len(cut)} of {len(unique)} captions are longer than {self.text.length} tokens and lose their end "
-                f"({shown}); shorten them, or train with a larger conditioner.length"
+                f"{np.isin(rows, cut).sum()} of {len(captions)} captions are longer than {self.text.length} tokens and "
+                f"lose their end ({shown}); shorten them, or train with a larger conditioner.length"
             )
         mask = None if present.all() else present
         return {name: Companion(table, rows, mask) for name, table in tables.items()}
@@ -186,33 +193,54 @@ class CaptionReader:
 
 
 def accompanied(
-    dataset: Dataset,
-    images: Dataset,
+    parts: Sequence[tuple[Dataset, Dataset]],
     conditioner: ConditionerPart,
     folder: Path,
     device: torch.device,
-    note: Callable[[str], None] = lambda text: None,
-) -> Dataset:
-    """A data set with the conditions that a conditioner reads beside the label.
+    note: Note = lambda text: None,
+) -> tuple[Dataset, ...]:
+    """Data sets with the conditions that a conditioner reads beside the label; their captions are read as one.
 
     Args:
-        dataset: What the model learns: images, or latents of them.
-        images: The data as they came.
+        parts: What the model learns, images or latents of them, and the images as they came: one pair, or one a bucket.
         conditioner: Settled.
         folder: Of the run.
         device: Where a text model runs.
         note: Told what a user should know of the captions.
     """
+    told = _captions(tuple(images for _, images in parts), conditioner, folder, device, note)
+    return tuple(
+        _with_pictures(dataset.beside(**own), images, conditioner)
+        for (dataset, images), own in zip(parts, told, strict=True)
+    )
+
+
+def _captions(
+    parts: tuple[Dataset, ...], conditioner: ConditionerPart, folder: Path, device: torch.device, note: Note
+) -> Iterator[dict[str, Companion]]:
+    """What is read of the captions of each part, by name."""
+    found: dict[str, Companion] = {}
+    if conditioner.text is not None:
+        captions: list[str] = []
+        for images in parts:
+            if images.captions is None:
+                raise UsageError(f"data {images.name!r} have no captions, which this model reads; choose data that do")
+            captions += images.captions
+        found = CaptionReader(conditioner.text, folder, device).companions(tuple(captions), note)
+    start = 0
+    for images in parts:
+        places = np.arange(start, start + len(images))
+        yield {name: companion.of(places) for name, companion in found.items()}
+        start += len(images)
+
+
+def _with_pictures(dataset: Dataset, images: Dataset, conditioner: ConditionerPart) -> Dataset:
+    """With the pictures that are read: companions of the images, and the images behind latents."""
     if conditioner.draws_from is not None and dataset is not images and not conditioner.sees_images:
         raise UsageError(
             "conditioner.run draws small images, but in latents conditioner.of is 'sample', which enlarges small "
             "latents; set conditioner.of=image"
         )
-    text = conditioner.text
-    if text is not None:
-        if images.captions is None:
-            raise UsageError(f"data {images.name!r} have no captions, which this model reads; choose data that do")
-        dataset = dataset.beside(**CaptionReader(text, folder, device).companions(images.captions, note))
     if conditioner.companion is not None:
         # Latents are made anew of the images, and have nothing beside them.
         dataset = dataset.beside(**{conditioner.companion: _companion(conditioner.companion, images)})

@@ -19,6 +19,7 @@ from suffuse.models.low_resolution import LowResolution
 from suffuse.models.pretrained import load_alignment, load_codec, load_codec_config, load_config
 from suffuse.models.reconstruction import Reconstruction, ReconstructionConditioner
 from suffuse.models.text import TextEncoder
+from suffuse.networks.autoencoders.compressor import CompressorNetwork
 from suffuse.training.frozen_parts import start_from
 from suffuse.training.measured import samples_of, some
 from suffuse.training.recipe import Recipe
@@ -91,6 +92,8 @@ def begun(model: Denoiser | Codec | Alignment, recipe: AnyRecipe, dataset: Datas
             live.fill(live.part.opened())
         if isinstance(live, TextEncoder) and live.part.run is not None and recipe.init is None:
             said = (*said, _begin_text(live, live.part.run))
+        if isinstance(live, CompressorNetwork) and recipe.init is None:
+            said = (*said, *filter(None, [live.start()]))
     return said
 
 

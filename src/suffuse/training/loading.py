@@ -108,14 +108,12 @@ def _with_companions(
     """The recipe with what the data decide about its conditioner, and the data with what that reads."""
 
     def accompany() -> Samples:
-        def one(part: Dataset, shown: Dataset) -> Dataset:
-            return accompanied(part, shown, own, folder, world.device, note)
-
         if isinstance(samples, Buckets):
             assert isinstance(pictures, Buckets)
-            return Buckets(tuple(map(one, samples.parts, pictures.parts)))
+            pairs = tuple(zip(samples.parts, pictures.parts, strict=True))
+            return Buckets(accompanied(pairs, own, folder, world.device, note))
         assert isinstance(pictures, Dataset)
-        return one(samples, pictures)
+        return accompanied([(samples, pictures)], own, folder, world.device, note)[0]
 
     made = world.first_alone(lambda: settled(conditioner, images, folder, world.device), "read the captions")
     own = world.from_first(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from types import ModuleType
 from typing import Annotated, Literal
 
 import torch
@@ -37,9 +38,9 @@ class Compressor(AutoencoderPart):
     so that codes have unit variance.
 
     Attributes:
-        backbone: `conv`, trained from scratch; `efficientnet_v2_s` with ImageNet weights, which needs torchvision and
-            images of three channels; or `absent`, which has the latter's codes but no weights and encodes nothing: what
-            is left where only the denoiser was released.
+        backbone: `conv`, trained from scratch; `efficientnet_v2_s`, whose training starts from ImageNet weights and
+            which needs torchvision and images of three channels; or `absent`, which has the latter's codes but no
+            weights and encodes nothing: what is left where only the denoiser was released.
         widths: Channels of the `conv` backbone; each layer halves the sides.
         latent_channels: Channels of the code.
         size: Side to which square images are brought first (768 for 1024 in the source), others to as many pixels;
@@ -122,6 +123,24 @@ class CompressorNetwork(AutoencoderNetwork):
         """There is none on the way to images: the head's."""
         return self.head.weight
 
+    def start(self) -> str | None:
+        """Give a fresh backbone the weights that it starts from; a sentence about them, None where there are none.
+
+        Raises:
+            UsageError: They are neither here nor can they be fetched.
+        """
+        if self.backbone == "conv":
+            return None
+        try:
+            found = _torchvision().efficientnet_v2_s(weights="DEFAULT").features
+        except (OSError, RuntimeError) as error:  # no network, no space, or a file whose hash is wrong
+            raise UsageError(
+                f"the ImageNet weights of efficientnet_v2_s could not be fetched ({error}); put torchvision's file "
+                "into the folder checkpoints of TORCH_HOME (~/.cache/torch/hub), or use compressor.backbone=conv"
+            ) from None
+        self.encoder.load_state_dict(found.state_dict())
+        return "the compressor starts from torchvision's ImageNet weights of efficientnet_v2_s"
+
     def moments(self, x: Tensor) -> tuple[Tensor, None]:
         """The code of images in [-1, 1], (B, C, H, W) -> (B, c, h, w), which has no variance."""
         sides = self.part.encoded(x.shape[2], x.shape[3])
@@ -166,11 +185,16 @@ def _convolutions(widths: tuple[int, ...], channels: int) -> nn.Module:
 
 
 def _efficientnet() -> nn.Module:
+    features: nn.Module = _torchvision().efficientnet_v2_s(weights=None).features
+    return features
+
+
+def _torchvision() -> ModuleType:
     try:
         from torchvision import models
     except ImportError:
         raise UsageError(
             "compressor.backbone efficientnet_v2_s needs torchvision; pip install 'suffuse[inception]', or use conv"
         ) from None
-    features: nn.Module = models.efficientnet_v2_s(weights="DEFAULT").features
-    return features
+    found: ModuleType = models
+    return found

@@ -29,6 +29,11 @@ def check_condition(
                 f"the network takes cond.{name} ({field} = {size}), but the condition has none; use a conditioner that "
                 f"gives {name}, or build the network with {field} = 0"
             )
+        if not size:
+            raise UsageError(
+                f"the condition has cond.{name}, which this network does not take; choose a network that takes {name} "
+                f"(where it has a {field}, that of the conditioner), or a conditioner that gives none"
+            )
         if value.ndim != dims or value.shape[axis] != size:
             raise UsageError(
                 f"cond.{name} has shape {tuple(value.shape)}, but the network takes {field} = {size}; build it with "
