@@ -149,7 +149,7 @@ def test_the_conditioner_takes_its_shape_from_the_data_and_says_when_there_are_n
     data = Shapes(size=16, count=8, forms=True).load()
     part = settled(Picture(), data, Path(), CPU)
     assert part == Picture(picture_shape=(1, 16, 16))
-    beside = accompanied(data, data, part, Path(), CPU)
+    (beside,) = accompanied([(data, data)], part, Path(), CPU)
     assert beside.batch(torch.arange(2)).cond.values["picture"].shape == (2, 1, 16, 16)
     with pytest.raises(UsageError, match=r"reads a picture of each sample, but data 'shapes16' have none.*forms=true"):
         settled(Picture(), Shapes(size=16, count=8).load(), Path(), CPU)
