@@ -76,7 +76,9 @@ def forget() -> None:
         cache.cache_clear()
 
 
-def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_docstrings_and_refusals_do_not_count_and_code_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "suffuse"
     (package / "process").mkdir(parents=True)
     (package / "process" / "__init__.py").write_text("from suffuse.process.one import f\nTable = [f]\n")
@@ -93,6 +95,14 @@ def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path: Path, monk
         hashed('"""What it is."""\n\n# why\ndef f(x):  # how\n    """Doc\n    string."""\n\n    return x + "# 1"\n')
         == plain
     )
+    refusing = (
+        "from suffuse.base.errors import UsageError\n"
+        'def f(x):\n    if x < 0:\n        raise UsageError(\n            f"{x} is negative"\n        )\n'
+        '    return x + "# 1"\n'
+    )
+    assert hashed(refusing) == plain, "where there is a figure, nothing was refused"
+    assert hashed(refusing.replace("        raise", "        x = 1\n        raise")) != plain
+    assert hashed(refusing.replace("        )\n", "        )\n    else:\n        x = 1\n")) != plain
     assert hashed('def f(x):\n    return x + "# 2"\n') != plain
     assert hashed('def f(x):\n    return x + "" """not a docstring"""\n') != plain
     forget()

@@ -2,8 +2,8 @@
 
 A figure depends on its recipe, its seed and the source that computes it. Of the source only what the recipe reaches
 counts: the modules of the parts in use and what these import, within the packages that compute numbers. So a new
-solver leaves old figures valid, and a change to a path makes all figures on that path stale. Comments and docstrings
-do not count.
+solver leaves old figures valid, and a change to a path makes all figures on that path stale. Comments, docstrings and
+refusals (what raises, with the `if` that asks whether to) do not count: where there is a figure, nothing was refused.
 """
 
 from __future__ import annotations
@@ -188,9 +188,10 @@ def _of_plans(module: str) -> bool:
 
 @functools.lru_cache(maxsize=512)
 def _code(path: Path) -> str:
-    """The file's text without comments, docstrings and empty lines: the same under every version of Python."""
+    """The file's text without comments, docstrings, refusals and empty lines: the same under all versions of Python."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
+    refused = _refusals(_tree(path))
     at_start = True
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and at_start):
@@ -201,7 +202,20 @@ def _code(path: Path) -> str:
                 lines[number] = line[:begin] + " " * (end - begin) + line[end:]
         if token.type not in (tokenize.COMMENT, tokenize.NL):
             at_start = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+    return "\n".join(line.rstrip() for number, line in enumerate(lines, 1) if line.strip() and number not in refused)
+
+
+def _refusals(tree: ast.AST) -> set[int]:
+    """Lines of the statements that raise, of each `if` that does nothing else, and that import what is raised."""
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        alone = isinstance(node, ast.If) and not node.orelse and all(isinstance(it, ast.Raise) for it in node.body)
+        errors = isinstance(node, ast.ImportFrom) and node.module == "suffuse.base.errors"
+        if isinstance(node, ast.Raise) or alone or errors:
+            assert isinstance(node, ast.stmt)
+            assert node.end_lineno is not None
+            found |= set(range(node.lineno, node.end_lineno + 1))
+    return found
 
 
 def source_hash(modules: Iterable[str]) -> str:
