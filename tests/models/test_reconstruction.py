@@ -23,11 +23,11 @@ VAE = VectorVAE(channels=4, multipliers=(1, 2), blocks=1, latent_channels=3, gro
 UNET = UNet(channels=8, multipliers=(1, 2), blocks=1, attention_levels=(), mid_attention=False, groups=4)
 
 
-def model_of(form: int = 1, flow: bool = False) -> Denoiser:
+def model_of(form: int = 1, flow: bool = False, steps: int = 100) -> Denoiser:
     config = ModelConfig(
         network=UNET,
         shape=(1, 8, 8),
-        path=Flow() if flow else VP(steps=100),
+        path=Flow() if flow else VP(steps=steps),
         prediction=FlowVelocity() if flow else Eps(),
         conditioner=Reconstruction(network=VAE, form=form),
     )
@@ -69,6 +69,49 @@ def test_the_second_form_is_the_first_with_the_image_added_to_its_input(solver: 
     cond = Conditions.of(latent=torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(1)))
     made = [sample(model, 4, solver=solver, grid=Uniform(steps=5), cond=cond, seed=3).x for model in (first, second)]
     torch.testing.assert_close(made[0], made[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [DDPM(), DDIM()])
+def test_without_an_image_both_forms_are_the_unconditional_sampler(solver: DDIM | DDPM) -> None:
+    first, second = model_of(1), model_of(2)
+    second.network.load_state_dict(first.network.state_dict())
+    second.conditioner.load_state_dict(first.conditioner.state_dict())
+    absent = Conditions.of(latent=torch.ones(4, 3, 1, 1)).absent()
+    made = [sample(model, 4, solver=solver, grid=Uniform(steps=5), cond=absent, seed=3).x for model in (first, second)]
+    assert torch.equal(made[0], made[1])
+    nothing = sample(first, 4, solver=solver, grid=Uniform(steps=5), cond=Conditions(), seed=3).x
+    assert torch.equal(made[0], nothing)
+
+
+class _ToldGaussian(_Shifted):
+    """The best noise estimate where x given y is normal about y / 2 with deviation 0.3, for either form."""
+
+    def __init__(self, inner: Network, form: int) -> None:
+        super().__init__(inner)
+        self.form = form
+
+    def forward(self, x: Tensor, told: Tensor, cond: Embedding | None = None, **others: object) -> Output:
+        noisy, y = x[:, :1].double(), x[:, 1:2].double()
+        noisy = noisy - y if self.form == 2 else noisy
+        level = VP(steps=1000).level(told.double(), noisy)
+        eps = level.sigma * (noisy - level.alpha * y / 2) / (level.alpha**2 * 0.3**2 + level.sigma**2)
+        return Output(eps.to(x), {})
+
+
+@pytest.mark.parametrize("form", [1, 2])
+@pytest.mark.parametrize("solver", [DDPM(), DDIM()])
+def test_samples_are_of_the_law_given_the_image(solver: DDIM | DDPM, form: int) -> None:
+    model = model_of(form, steps=1000)
+    model.network = _ToldGaussian(model.network, form)
+    live = model.conditioner
+    assert isinstance(live, ReconstructionConditioner)
+    count = 100
+    latent = torch.randn(1, 3, 1, 1, generator=torch.Generator().manual_seed(1)).expand(count, -1, -1, -1)
+    drawn = sample(model, count, solver=solver, grid=Uniform(steps=300), cond=Conditions.of(latent=latent), batch=count)
+    rest = drawn.x - live.images(latent[:1]) / 2
+    error = 4.5 * 0.3 / count**0.5  # 64 pixels are looked at
+    torch.testing.assert_close(rest.mean(0), torch.zeros(1, 8, 8), atol=error, rtol=0)
+    assert rest.std().item() == pytest.approx(0.3, rel=0.06)  # DDPM's 300 steps lose 3 %
 
 
 def test_what_is_put_beside_the_sample() -> None:

@@ -177,6 +177,28 @@ def test_states_of_a_text_model_are_its_own(clip: Path, layer: int) -> None:
     torch.testing.assert_close(states[0, :14], wanted[0], atol=1e-5, rtol=1e-5)
 
 
+def test_of_t5_the_encoder_alone_is_read(clip: Path, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.T5Config(
+        vocab_size=300, d_model=12, d_kv=6, d_ff=24, num_layers=2, num_heads=2, pad_token_id=1, eos_token_id=1
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whole = transformers.T5ForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(clip)
+    tokenizer.save_pretrained(tmp_path)
+    model = FrozenText(model=str(tmp_path), length=20).opened()
+    assert (model.width, model.longest) == (12, None), "positions are relative: any length"
+    assert not any("decoder" in name for name, _ in model.model.named_parameters())
+    states, counts, _ = next(model.encode(("a red circle", "a"), 20))
+    assert counts.tolist() == [14, 3]
+    with torch.no_grad():
+        wanted = whole.encoder(**tokenizer("a red circle", return_tensors="pt")).last_hidden_state
+    torch.testing.assert_close(states[0, :14], wanted[0], atol=1e-5, rtol=1e-5)
+
+
 def test_a_frozen_text_counts_only_the_caption(clip: Path) -> None:
     part = FrozenText(model=str(clip), length=20, width=16)
     states = torch.randn(2, 20, 16, generator=torch.Generator().manual_seed(0))

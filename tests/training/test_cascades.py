@@ -12,6 +12,7 @@ import torch
 from suffuse.base.errors import UsageError
 from suffuse.models.pretrained import load_codec, load_model
 from suffuse.models.reconstruction import ReconstructionConditioner
+from suffuse.networks.autoencoders.compressor import CompressorNetwork
 from suffuse.tasks.generate import Asked, generate, generate_each
 from suffuse.tasks.runs import OpenRun, open_run
 from suffuse.training import decoding
@@ -20,6 +21,8 @@ from suffuse.training.run import train
 from suffuse.training.stages import load_stages, train_stages
 
 SMALL = ("steps=3", "batch=4", "device=cpu", "training.checkpoint_every=100", "training.ema=[50]")
+
+STARTED: list[CompressorNetwork] = []  # compressors that asked for the weights that a fresh one starts from
 
 
 def cascade(name: str, folder: Path, *overrides: str) -> OpenRun:
@@ -43,6 +46,7 @@ def wuerstchen(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(CompressorNetwork, "start", lambda live: STARTED.append(live))
         return cascade("shapes-wuerstchen", folder / "run", *small)
 
 
@@ -54,6 +58,11 @@ def test_the_folder_of_the_prior_is_the_whole_cascade(wuerstchen: OpenRun, tmp_p
     assert made[0].x.shape == (3, 3, 32, 32)
     assert torch.equal(made[0].x, made[1].x)
     assert made[0].nfe == 2 * 3, "both halves of guidance, three steps; what decodes is not counted"
+
+
+def test_the_compressor_starts_once_and_is_not_started_where_it_is_a_codec(wuerstchen: OpenRun) -> None:
+    assert wuerstchen.codec is not None
+    assert len(STARTED) == 1
 
 
 def test_an_image_is_the_same_in_any_batch_of_the_cascade(wuerstchen: OpenRun) -> None:

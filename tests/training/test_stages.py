@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from suffuse.base.errors import UsageError
 from suffuse.tasks.generate import Asked, generate
@@ -253,6 +255,20 @@ def test_a_folder_that_is_there_is_not_overwritten(staged: Make, tmp_path: Path)
 def test_captions_that_are_missing_empty_or_long_are_told(staged: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reads captions, but data 'digits' have none"):
         heard(staged("digits", "data=digits"))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rows = []
+    for place in range(4):
+        Image.fromarray(np.full((8, 8, 3), 60 * place, np.uint8)).save(pictures / f"{place}.png")
+        rows.append({"file_name": f"{place}.png", "text": "a dog" if place == 2 else "", "spaces": " "})
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = (f"data={pictures}", "data.size=8", "data.channels=rgb")
+    with pytest.raises(UsageError, match=r"all 4 of data 'pictures' are empty; write some, name the key"):
+        heard(staged("empty", *folder, "data.caption_key=spaces"))
+    assert not (tmp_path / "empty" / "squeeze").exists(), "told before the first stage"
     said: list[str] = []
+    train_stages(staged("some", *folder), "x", watcher=Watcher(note=said.append))
+    assert any("captions that are empty stand for no text: 3 ('0.png', '1.png', '3.png')" in line for line in said)
+    said.clear()
     train_stages(staged("long", "stages.draw.conditioner.length=2"), "x", watcher=Watcher(note=said.append))
     assert any("captions are longer than 2 tokens and lose their end ('a" in line for line in said)

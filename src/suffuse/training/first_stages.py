@@ -20,6 +20,7 @@ from suffuse.models.pretrained import load_alignment, load_codec, load_codec_con
 from suffuse.models.reconstruction import Reconstruction, ReconstructionConditioner
 from suffuse.models.text import TextEncoder
 from suffuse.networks.autoencoders.compressor import CompressorNetwork
+from suffuse.networks.part import seeded
 from suffuse.training.frozen_parts import start_from
 from suffuse.training.measured import samples_of, some
 from suffuse.training.recipe import Recipe
@@ -93,7 +94,8 @@ def begun(model: Denoiser | Codec | Alignment, recipe: AnyRecipe, dataset: Datas
         if isinstance(live, TextEncoder) and live.part.run is not None and recipe.init is None:
             said = (*said, _begin_text(live, live.part.run))
         if isinstance(live, CompressorNetwork) and recipe.init is None:
-            said = (*said, *filter(None, [live.start()]))
+            with seeded(0):  # torchvision draws weights before it reads those that are fetched
+                said = (*said, *filter(None, [live.start()]))
     return said
 
 
