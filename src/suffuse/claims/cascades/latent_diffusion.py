@@ -58,7 +58,7 @@ _SMALL = Experiment(
     ),
     columns=("bound", "whole", "distance_own@20", "seconds_per_image"),
     notes=(
-        "One U-Net of 1.1 M weights in all spaces; every arm, its autoencoder included, is trained as long. "
+        "One U-Net of 0.44 M weights in all spaces; every arm, its autoencoder included, is trained as long. "
         "`distance_own@20` is without guidance, by 20 steps of the run's own solver.",
     ),
 )
