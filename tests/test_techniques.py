@@ -85,6 +85,7 @@ def test_its_page_has_the_five_headings_and_names_paper_and_recipe(key: str) -> 
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == HEADINGS
     sections = re.split(r"^## .*$", text, flags=re.MULTILINE)[1:]
     assert all(section.strip() for section in sections), "an empty section"
+    assert f"<!-- ledger:{key}:places -->" in text, "where code, recipes, claims and tests are"
     # Where a technique has no recipe of its own, the page shows it at work on one of another's.
     assert any(name in text for name in entry.recipes or list_recipes())
 

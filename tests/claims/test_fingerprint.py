@@ -103,9 +103,18 @@ def test_comments_docstrings_and_refusals_do_not_count_and_code_does(
     assert hashed(refusing) == plain, "where there is a figure, nothing was refused"
     assert hashed(refusing.replace("        raise", "        x = 1\n        raise")) != plain
     assert hashed(refusing.replace("        )\n", "        )\n    else:\n        x = 1\n")) != plain
+    own = "class Left(Exception):\n    pass\n\n\n" + refusing.replace("UsageError(", "Left(")
+    assert hashed(own) != hashed(own.replace("x < 0", "x < 1")), "what our own code catches decides what goes on"
     assert hashed('def f(x):\n    return x + "# 2"\n') != plain
     assert hashed('def f(x):\n    return x + "" """not a docstring"""\n') != plain
     forget()
+
+
+def test_what_a_measure_names_counts_wherever_it_is() -> None:
+    place = "suffuse.training.decoding"
+    assert fingerprint.closure([place]) == ()
+    assert place in fingerprint.closure([], [place])
+    assert "suffuse.sampling.loop" in fingerprint.closure([], [place])
 
 
 def test_names_of_a_package_lead_to_their_modules() -> None:

@@ -12,10 +12,12 @@ import torch
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.data import Trusses
+from suffuse.data.images import Images
 from suffuse.models.conditioner import ClassLabel
 from suffuse.models.low_resolution import LowResolution
 from suffuse.models.picture import Picture
 from suffuse.sampling import sample
+from suffuse.tasks.cascade import _brought_to
 from suffuse.tasks.generate import Asked, conditions_for, generate
 from suffuse.tasks.runs import OpenRun, open_run
 from suffuse.training.recipe_files import load_recipe
@@ -184,6 +186,21 @@ def test_a_first_stage_sees_the_picture_made_small(designs: OpenRun, monkeypatch
     conditions_for(designs, 2, seed=0)
     small = Trusses(size=4, fine=4, count=2).load().batch(torch.arange(2)).cond.values["picture"]
     torch.testing.assert_close(seen[0], small, atol=0.005, rtol=0)
+
+
+def test_a_map_is_made_small_without_mixing_its_colours(designs: OpenRun) -> None:
+    first = designs.first
+    assert first is not None
+    shown = torch.arange(2 * 3 * 8 * 8.0).reshape(2, 3, 8, 8)
+    mean = _brought_to(first, shown)
+    assert mean is not None
+    assert mean.shape == (2, 3, 4, 4)
+    assert mean[0, 0, 0, 0] == (0 + 1 + 8 + 9) / 4
+    assert first.recipe is not None
+    maps = Images(path=Path("maps"), size=4, condition_key="map", condition_resize="nearest")
+    kept = _brought_to(replace(first, recipe=first.recipe.replace(data=maps)), shown)
+    assert kept is not None
+    assert torch.equal(kept, shown[:, :, 1::2, 1::2])
 
 
 def test_pictures_are_refused_where_none_are_shown(cascade: OpenRun, designs: OpenRun) -> None:

@@ -184,10 +184,10 @@ TECHNIQUES: dict[str, Technique] = {
     "ccdm": Technique(
         title="cCDM: inverse design by a cascade of two resolutions",
         papers=("habibi2024ccdm",),
-        module="suffuse.data.trusses",
+        module="suffuse.models.low_resolution",
         recipes=("trusses-ccdm",),
         claims="suffuse.claims.cascades.inverse_design",
-        test="tests/data/test_trusses.py",
+        test="tests/models/test_low_resolution.py",
         page="docs/techniques/ccdm.md",
     ),
     "diffusevae": Technique(

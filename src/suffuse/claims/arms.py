@@ -137,7 +137,7 @@ def _defaults() -> str:
 
 
 def _part_identity(part: Part, extra: Sequence[str]) -> dict[str, str]:
-    return {"part": digest(minimal(part)), "source": source_hash(modules_of(part) | set(extra))}
+    return {"part": digest(minimal(part)), "source": source_hash(modules_of(part), extra)}
 
 
 def measure_identity(measure: MeasurePart | Reconstruction) -> dict[str, str]:

@@ -3,7 +3,8 @@
 A figure depends on its recipe, its seed and the source that computes it. Of the source only what the recipe reaches
 counts: the modules of the parts in use and what these import, within the packages that compute numbers. So a new
 solver leaves old figures valid, and a change to a path makes all figures on that path stale. Comments, docstrings and
-refusals (what raises, with the `if` that asks whether to) do not count: where there is a figure, nothing was refused.
+refusals (what raises an error for users, with the `if` that asks whether to) do not count: where there is a figure,
+nothing was refused. What a measure names counts in any case.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -164,13 +166,13 @@ def _counts(module: str) -> bool:
     return within(_NUMERIC) and not within(_PLUMBING)
 
 
-def closure(modules: Iterable[str]) -> tuple[str, ...]:
-    """The modules that count among those given and all that they import, sorted.
+def closure(modules: Iterable[str], named: Iterable[str] = ()) -> tuple[str, ...]:
+    """The modules that count among those given and all that they import, sorted; those `named` count in any case.
 
     Sampling imports plans, but without one they are not there: they count only where a part of theirs is in use.
     """
     found: set[str] = set()
-    waiting = [module for module in modules if _counts(module)]
+    waiting = [*(module for module in modules if _counts(module)), *named]
     if any(map(_of_plans, waiting)):
         waiting.append(f"{_PLANS}.apply")
     while waiting:
@@ -205,28 +207,47 @@ def _code(path: Path) -> str:
     return "\n".join(line.rstrip() for number, line in enumerate(lines, 1) if line.strip() and number not in refused)
 
 
-def _refusals(tree: ast.AST) -> set[int]:
-    """Lines of the statements that raise, of each `if` that does nothing else, and that import what is raised."""
+def _refusals(tree: ast.Module) -> set[int]:
+    """Lines of the statements that refuse, of each `if` that does nothing else, and that import what is raised."""
     found: set[int] = set()
+    signals = _signals(tree)
     for node in ast.walk(tree):
-        alone = isinstance(node, ast.If) and not node.orelse and all(isinstance(it, ast.Raise) for it in node.body)
+        alone = isinstance(node, ast.If) and not node.orelse and all(_refuses(it, signals) for it in node.body)
         errors = isinstance(node, ast.ImportFrom) and node.module == "suffuse.base.errors"
-        if isinstance(node, ast.Raise) or alone or errors:
+        if alone or errors or _refuses(node, signals):
             assert isinstance(node, ast.stmt)
             assert node.end_lineno is not None
             found |= set(range(node.lineno, node.end_lineno + 1))
     return found
 
 
-def source_hash(modules: Iterable[str]) -> str:
+def _signals(tree: ast.Module) -> set[str]:
+    """Exceptions that are no refusals: those of ours that are not in `base`, which our own code catches and goes on."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and re.match(r"suffuse\.(?!base\.)", node.module or ""):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def _refuses(node: ast.AST, signals: set[str]) -> bool:
+    if not isinstance(node, ast.Raise):
+        return False
+    raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    return not (isinstance(raised, ast.Name) and raised.id in signals)
+
+
+def source_hash(modules: Iterable[str], named: Iterable[str] = ()) -> str:
     """Hash of the code of modules and of all that they import, see `closure`; files are read once a process."""
-    return _hash_of(frozenset(modules))
+    return _hash_of(frozenset(modules), frozenset(named))
 
 
 @functools.lru_cache(maxsize=512)
-def _hash_of(modules: frozenset[str]) -> str:
+def _hash_of(modules: frozenset[str], named: frozenset[str]) -> str:
     found = {}
-    for module in closure(modules):
+    for module in closure(modules, named):
         path = _file(module)
         assert path is not None
         found[module] = _code(path)

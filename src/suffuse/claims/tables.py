@@ -14,8 +14,9 @@ from suffuse.claims.protocol import TIERS, Claim, Experiment, Values
 from suffuse.claims.result import LEDGER, Status, status, tiers_of
 from suffuse.claims.statistics import Interval, mean_interval
 
-__all__ = ["filled", "overview", "report", "summary", "values_table", "verdicts"]
+__all__ = ["filled", "overview", "places", "report", "summary", "values_table", "verdicts"]
 
+_ROOT = Path(__file__).parents[3]  # of a checkout, which pages are in
 _BLOCK = re.compile(r"(<!-- ledger:([a-z0-9-]+):([a-z]+) -->\n).*?(<!-- /ledger -->)", re.DOTALL)
 
 
@@ -121,11 +122,26 @@ def summary(claims: Sequence[Claim], folder: Path = LEDGER) -> str:
     return "\n".join(lines)
 
 
+def places(key: str) -> str:
+    """Where a technique's code, recipes, claims and tests are. Links hold for pages in docs/techniques."""
+    technique = TECHNIQUES[key]
+
+    def module(name: str) -> str:
+        path = f"src/{name.replace('.', '/')}"
+        return f"[`{name}`](../../{path if (_ROOT / path).is_dir() else f'{path}.py'})"
+
+    recipes = ", ".join(f"`{name}`" for name in technique.recipes) or f"none, {technique.no_recipe}"
+    return (
+        f"Code: {module(technique.module)}. Claims: {module(technique.claims)}, `suffuse verify {key}`. "
+        f"Tests: [`{technique.test}`](../../{technique.test}). Recipes: {recipes}."
+    )
+
+
 def filled(text: str, folder: Path = LEDGER) -> str:
     """A page with every block `<!-- ledger:NAME:WHAT --> ... <!-- /ledger -->` made anew from the results.
 
-    NAME is a claim, a technique or `all`; WHAT is a tier, whose report is shown, `overview` (a row a claim), or
-    `summary` (a row a technique).
+    NAME is a claim, a technique or `all`; WHAT is a tier, whose report is shown, `overview` (a row a claim),
+    `summary` (a row a technique), or `places` (where a technique's code, recipes, claims and tests are).
 
     Raises:
         UsageError: A block names a claim or a tier that does not exist.
@@ -138,11 +154,13 @@ def filled(text: str, folder: Path = LEDGER) -> str:
             body = overview(claims, folder)
         elif what == "summary":
             body = summary(claims, folder)
+        elif what == "places":
+            body = places(name)
         elif what in TIERS:
             tiers = [(claim, tier) for claim in claims for tier in claim.experiments if tier == what]
             body = "\n\n".join(report(status(claim, tier, folder)) for claim, tier in tiers)
         else:
-            raise unknown_name("ledger block", what, ("overview", "summary", *TIERS))
+            raise unknown_name("ledger block", what, ("overview", "places", "summary", *TIERS))
         return f"{match[1]}{body}\n{match[4]}"
 
     return _BLOCK.sub(made, text)

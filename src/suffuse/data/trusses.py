@@ -142,8 +142,13 @@ def _pictures(asked: Loads, side: int) -> Array:
 
 
 def _near(centres: Array, place: Array) -> Array:
-    found: Array = (((centres[None] - place[:, None].astype(np.float32)) ** 2).sum(-1) <= _MARK**2).astype(np.uint8)
-    return found
+    """Which pixels are near a place each, (N, P) uint8."""
+    rows, wanted = max(1, _AT_ONCE // (2 * len(centres))), place.astype(np.float32)
+    parts = [
+        ((centres[None] - wanted[start : start + rows, None]) ** 2).sum(-1) <= _MARK**2
+        for start in range(0, len(wanted), rows)
+    ]
+    return np.concatenate(parts).astype(np.uint8)
 
 
 def _averaged(pixels: Array, factor: int) -> Array:

@@ -206,7 +206,7 @@ class LowResolution(BesidePart):
     that, a cascade. The model is kept in the run's folder.
 
     Source: saharia2021sr3, Section 2 (concatenation); dhariwal2021adm, Section 5.2 (bilinear); ho2022cascaded
-    (cascades, augmentation).
+    (cascades, augmentation); habibi2024ccdm (pictures `beside` both stages: inverse design).
     Deviation: saharia2021sr3 shrinks and enlarges with cubic kernels. Here what is seen is a plain mean, so that it can
     be told exactly whether a sample agrees with it.
 

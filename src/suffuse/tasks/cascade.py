@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import keys
+from suffuse.data.images import Images
 from suffuse.models.low_resolution import LOW, LOW_KEY, LowResolution
 from suffuse.models.picture import PICTURE, Picture
 from suffuse.tasks.prompts import prompt_conditions, reads_text
@@ -69,6 +70,8 @@ def enlarged_conditions(
     earlier = run.first
     assert earlier is not None
     knows, reads = label_count(earlier), text_reader(earlier) is not None
+    if asked.prompts and asked.pictures is None and PICTURE in run.model.conditioner.reads:
+        raise UsageError("this model is told picture too, which a prompt cannot give; sample it in Python")
     pictures = _pictures(run, n, asked.pictures, number, first)
     wish = Asked(
         label=asked.label if knows else None,
@@ -117,4 +120,13 @@ def _brought_to(run: OpenRun, pictures: Tensor | None) -> Tensor | None:
     part = told.beside if isinstance(told, LowResolution) else told
     if pictures is None or not isinstance(part, Picture):
         return None
-    return F.adaptive_avg_pool2d(pictures, (part.picture_shape[1], part.picture_shape[2]))
+    sides = (part.picture_shape[1], part.picture_shape[2])
+    if part.resize == "nearest" or _kept_unmixed(run):
+        return F.interpolate(pictures, sides, mode="nearest-exact")
+    return F.adaptive_avg_pool2d(pictures, sides)
+
+
+def _kept_unmixed(run: OpenRun) -> bool:
+    """Whether the pictures that the run was trained on were made small without mixing their colours."""
+    data = None if run.recipe is None else run.recipe.data
+    return isinstance(data, Images) and data.condition_resize == "nearest"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class OpenRun:
         decoder: Turns the model's latents into images, in evaluation mode on the model's device; None for a model of
             pixels or points.
         first: Run of the model whose samples this one enlarges, of a cascade; None for most.
+        loaded: Its own data by what they are, once they have been read, see `own_data`.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class OpenRun:
     source: Path | None = None
     decoder: Decoder | None = None
     first: OpenRun | None = None
+    loaded: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def codec(self) -> Codec | None:
@@ -213,8 +216,11 @@ def own_data(run: OpenRun) -> Dataset:
     mend = f"sample it in Python: sample(model, n, cond=Conditions.of({', '.join(f'{name}=...' for name in names)}))"
     if run.recipe is None:
         raise UsageError(f"{why}, and {run.folder} does not say on which it was trained; {mend}")
+    name = json.dumps(run.recipe.data.dump(), sort_keys=True)
     try:
-        return run.training_data(run.recipe.data)
+        if name not in run.loaded:
+            run.loaded[name] = run.training_data(run.recipe.data)
+        return run.loaded[name]
     except UsageError as error:
         raise UsageError(
             f"{why}, and those that {run.folder} was trained on cannot be loaded ({error}); {mend}"

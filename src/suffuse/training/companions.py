@@ -22,6 +22,7 @@ from suffuse.models.semantic import IMAGE
 from suffuse.models.text import CAPTION, Text, TextPart
 from suffuse.models.tokenizer import TOKENIZER_FILE, Tokenizer
 from suffuse.training.first_stages import with_first_stage
+from suffuse.training.run_files import RECIPE_FILE
 
 __all__ = ["CaptionReader", "accompanied", "settled"]
 
@@ -77,7 +78,8 @@ def _settled_text(text: TextPart, captions: tuple[str, ...], folder: Path, devic
     if isinstance(text, Text):
         if text.run is not None and not _is_settled(text, folder):
             return _aligned_text(text, text.run, folder)
-        if (folder / TOKENIZER_FILE).is_file():
+        # That of a start which was refused before its first step was made of other captions, perhaps.
+        if (folder / TOKENIZER_FILE).is_file() and (text.tokenizer or (folder / RECIPE_FILE).is_file()):
             tokenizer = Tokenizer.read(folder, text.tokenizer)
         else:
             tokenizer = Tokenizer.trained(captions, text.most)
@@ -210,7 +212,7 @@ def accompanied(
     """
     told = _captions(tuple(images for _, images in parts), conditioner, folder, device, note)
     return tuple(
-        _with_pictures(dataset.beside(**own), images, conditioner)
+        _with_pictures(dataset, images, conditioner).beside(**own)
         for (dataset, images), own in zip(parts, told, strict=True)
     )
 

