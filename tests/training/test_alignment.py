@@ -183,6 +183,31 @@ def test_a_run_goes_on_without_the_alignment_that_it_started_from(
     assert load_recipe(str(tmp_path / "g" / "recipe.yaml")).conditioner.run == str(tmp_path / "words")  # type: ignore[union-attr]
 
 
+def test_an_encoder_of_another_run_is_not_taken_half_way(run: Path, tmp_path: Path) -> None:
+    own = [*PRIOR, f"out={tmp_path / 'plain'}"]
+    train(load_recipe("shapes-ldm:prior", own), "x")
+    tokenizer = (tmp_path / "plain" / TOKENIZER_FILE).read_bytes()
+    with pytest.raises(UsageError, match="the run was begun without a text encoder of another run"):
+        train(load_recipe("shapes-ldm:prior", [*own, f"conditioner.run={run}"]), "x", resume=True)
+    assert (tmp_path / "plain" / TOKENIZER_FILE).read_bytes() == tokenizer
+
+
+def test_a_tokenizer_that_a_refused_start_left_is_not_taken(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    shutil.copyfile(run / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    made = [*PRIOR, "data.objects=2", "data.size=32", "conditioner.most=280"]
+    for name in ("begun", "clean"):
+        train(load_recipe("shapes-ldm:prior", [*made, f"out={tmp_path / name}"]), "x")
+    assert (folder / TOKENIZER_FILE).read_text() == (tmp_path / "clean" / TOKENIZER_FILE).read_text()
+    assert (folder / TOKENIZER_FILE).read_text() != (run / TOKENIZER_FILE).read_text()
+
+
+def test_an_alignment_needs_an_image_encoder() -> None:
+    with pytest.raises(UsageError, match="backbone absent is none; use conv"):
+        load_recipe("shapes-alignment", ["network.backbone=absent"]).check()
+
+
 def test_init_and_an_alignment_are_refused_together(run: Path) -> None:
     changes = [f"conditioner={{kind: text, run: '{run}'}}", "init={run: somewhere}"]
     with pytest.raises(UsageError, match=r"conditioner\.run would do nothing; leave one of them out"):

@@ -27,6 +27,7 @@ Remains = Callable[[Path], dict[str, Any]]
 SMALL = ("steps=3", "batch=4", "device=cpu", "training.checkpoint_every=100", "training.ema=[50]")
 KL = "{kind: kl, channels: 4, multipliers: [1, 1], blocks: 1, groups: 2, attention: false}"
 UNET = "{kind: unet, channels: 8, multipliers: [1, 2], blocks: 1, attention_levels: [1], groups: 4}"
+PAIRS = {"kind": "grid", "curriculum": {"kind": "doubling", "s0": 2, "s1": 4}}
 ASPECTS = "data.aspects=[1.0, 1.5, 0.667]"
 
 
@@ -159,6 +160,28 @@ def test_the_codec_of_buckets_is_measured_on_squares(cascade: OpenRun) -> None:
 def test_what_takes_one_shape_is_refused(tiny: Make, pictures: Path, tree: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         train(tiny(pictures=True, tree={**data(pictures), **tree}), "run")
+
+
+def test_a_teacher_of_one_shape_is_refused_before_the_first_step(tiny: Make, pictures: Path) -> None:
+    dit = {"network": {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 4}}
+    squares = {"data": {name: value for name, value in data(pictures)["data"].items() if name != "aspects"}}
+    teacher = train(tiny("teacher", pictures=True, tree={**squares, **dit}), "teacher").folder
+    asks = {"objective": {"kind": "consistency", "teacher": {"run": str(teacher)}, "pairs": PAIRS}}
+    with pytest.raises(UsageError, match=r"network 'dit' takes samples of .* choose another run than .* in the objec"):
+        train(tiny("student", pictures=True, tree={**data(pictures), **asks}), "student")
+
+
+def test_grey_squares_of_coloured_pictures_are_told(tiny: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "margins"
+    folder.mkdir()
+    for place in range(8):
+        image = np.full((20, 60, 3), 40 + place, np.uint8)
+        image[:, :6] = (255, 0, 0)
+        Image.fromarray(image).save(folder / f"{place}.png")
+    said: list[str] = []
+    grey = data(folder, channels="auto", aspects=[1.0, 3.0])
+    train(tiny("grey", pictures=True, tree=grey), "grey", watcher=Watcher(note=said.append))
+    assert "all pictures are taken as grey, as their middle squares are; data.channels=rgb keeps colour" in said
 
 
 def test_other_sizes_are_refused_where_they_mean_nothing(tiny: Make) -> None:

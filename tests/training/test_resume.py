@@ -107,6 +107,9 @@ def test_without_a_checkpoint_it_starts_over(tiny: Make, remains: Remains) -> No
     recipe = tiny("parts")
     stopped_after(recipe, 2)
     shutil.rmtree(Path(recipe.out or "") / "checkpoints")
+    with pytest.raises(UsageError, match=r"has a model but no whole checkpoint to go on from; bring .*init\.run="):
+        resumed(recipe)
+    (Path(recipe.out or "") / "model.safetensors").unlink()
     done, notes = resumed(recipe)
     assert "no checkpoint yet: starting from step 0" in notes
     assert remains(done.folder) == remains(straight)

@@ -156,7 +156,10 @@ def test_what_changes_no_weight_makes_nothing_stale(staged: Make, tmp_path: Path
     heard(staged())
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
     changes = ("training.log_every=5", "training.device=auto", "stages.draw.sampling.grid.steps=3")
-    assert heard(staged("run", *changes), resume=True) == ["stage 1 of 2, squeeze", "stage 2 of 2, draw"]
+    assert heard(staged("run", *changes), resume=True) == [
+        "stage 1 of 2, squeeze: finished before",
+        "stage 2 of 2, draw",
+    ]
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
     recipe = load_recipe(str(tmp_path / "run" / "recipe.yaml"))
     assert (recipe.training.log_every, recipe.sampling.grid.steps) == (5, 3)  # type: ignore[union-attr]
@@ -169,6 +172,32 @@ def test_what_changes_no_weight_makes_nothing_stale(staged: Make, tmp_path: Path
     assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).training.steps == 7
     with pytest.raises(UsageError, match=r"stage 'squeeze' .* would be stale"):
         heard(staged("run", "stages.squeeze.training.steps=7"), resume=True)
+
+
+def test_a_finished_stage_without_checkpoints_is_used_and_never_trained_anew(staged: Make, tmp_path: Path) -> None:
+    heard(staged())
+    for place in (tmp_path / "run", tmp_path / "run" / "stages" / "squeeze"):
+        shutil.rmtree(place / "checkpoints")
+    weights = (tmp_path / "run" / "stages" / "squeeze" / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="has a model but no whole checkpoint to go on from"):
+        heard(staged("run", "training.log_every=5"), resume=True)
+    assert (tmp_path / "run" / "stages" / "squeeze" / "model.safetensors").read_bytes() == weights
+    assert len(heard(staged(), resume=True)) == 2, "as it was asked for at first it is finished"
+    (tmp_path / "run" / "stages" / "squeeze" / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"stage 'squeeze' is finished, but its weights .* are gone; bring them back"):
+        heard(staged(), resume=True)
+
+
+def test_folders_that_are_named_by_chance_decide_nothing(
+    staged: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard(staged())
+    monkeypatch.chdir(tmp_path)
+    for name in ("text", "dit", "flow", "cpu"):
+        (tmp_path / name).mkdir()
+    assert all(line.endswith("finished before") for line in heard(staged(), resume=True))
+    with pytest.raises(UsageError, match=r"stage 'draw' in .* was trained with another recipe"):
+        heard(staged("run", "stages.draw.conditioner={kind: text, tokenizer: ~nobody/x}"), resume=True)
 
 
 def test_a_stage_whose_ground_is_gone_is_told_before_any_work(staged: Make, tmp_path: Path) -> None:
@@ -191,6 +220,9 @@ def test_a_run_beside_the_stages_counts_with_its_content(staged: Make, tmp_path:
     squeezed(3)
     with pytest.raises(UsageError, match=r"stage 'draw' .* would be stale"):
         heard(staged("run", other), resume=True)
+    shutil.rmtree(tmp_path / "other")
+    longer = heard(staged("run", other, "stages.draw.training.steps=6"), resume=True)
+    assert longer[-1] == "stage 2 of 2, draw", "it has its copy: what it was begun from is not asked again"
 
 
 def test_a_later_stage_that_cannot_be_is_refused_before_the_first(staged: Make, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from suffuse.training.world import World, choose_device, joined
 
 _HEAD = "objective/discriminator.head.weight"
 WORKER = Path(__file__).with_name("world_worker.py")
-STEPS, JOBS = 4, 5  # as in the worker
+STEPS, JOBS = 4, 7  # as in the worker
 ALONE = World(0, 1, torch.device("cpu"))
 CODEC: dict[str, Any] = {
     "learns": "codec",
@@ -49,6 +49,35 @@ CODEC: dict[str, Any] = {
 }
 
 
+STAGES: dict[str, Any] = {
+    "learns": "stages",
+    "data": {"kind": "digits"},
+    "training": {"batch": 8, "ema": [100], "device": "cpu"},
+    "stages": {
+        "squeeze": {
+            "learns": "codec",
+            "network": {
+                "kind": "kl",
+                "channels": 4,
+                "multipliers": [1, 2],
+                "blocks": 1,
+                "groups": 2,
+                "attention": False,
+            },
+            "training": {"steps": 2},
+        },
+        "draw": {
+            "codec": {"run": "stage:squeeze", "std": 1.0},
+            "network": {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
+            "path": "flow",
+            "prediction": "flow",
+            "conditioner": "none",
+            "training": {"steps": 3},
+        },
+    },
+}
+
+
 def free_ports(n: int) -> list[int]:
     sockets = [socket.socket() for _ in range(n)]
     for opened in sockets:
@@ -65,6 +94,7 @@ def pair(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("pair")
     (folder / "recipe.json").write_text(json.dumps(shared_recipe(tiny_tree, folder).dump()))
     (folder / "codec.json").write_text(json.dumps(CODEC))
+    (folder / "stages.yaml").write_text(json.dumps(STAGES))
     ports = ",".join(map(str, free_ports(JOBS)))
     processes = [
         subprocess.Popen(
@@ -177,6 +207,17 @@ def test_a_batch_that_two_cannot_share_is_refused_by_both(pair: Path) -> None:
             "training.batch is 9, which cannot be shared evenly (processes: 2, accumulate: 2); use a multiple of 4"
         )
     assert not (pair / "odd").exists()
+
+
+def test_stages_are_trained_by_both_and_decided_by_the_first(pair: Path) -> None:
+    first, second = told(pair, "staged")
+    names = ("stage 1 of 2, squeeze", "stage 2 of 2, draw")
+    assert first["said"] == [*names]
+    again = told(pair, "staged-again")
+    assert again[0]["said"] == [f"{name}: finished before" for name in names]
+    assert second["said"] == again[1]["said"] == []
+    assert (first["step"], first["first"], second["first"]) == (3, True, False)
+    assert (pair / "staged" / "stages" / "squeeze" / "model.safetensors").is_file()
 
 
 def test_several_players_and_a_codebook_stay_equal_in_both(pair: Path) -> None:

@@ -21,6 +21,7 @@ from suffuse.training.codec_recipe import CodecRecipe
 from suffuse.training.recipe import Recipe
 from suffuse.training.run import Watcher, train
 from suffuse.training.signals import Stopped
+from suffuse.training.stages import load_stages, train_stages
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import joined
 
@@ -91,20 +92,31 @@ def run(recipe: Recipe, folder: Path, stop_at: int | None) -> None:
     (folder / f"rank{rank}-{Path(recipe.out or '').name}.json").write_text(json.dumps(told))
 
 
+def staged(folder: Path, *, resume: bool) -> None:
+    """A recipe with stages: trained, or found finished."""
+    said: list[str] = []
+    stages = load_stages(str(folder / "stages.yaml"), [f"out={folder / 'staged'}"])
+    done = train_stages(stages, "name", resume=resume, watcher=Watcher(note=said.append, begins=said.append))
+    told = {"said": [line for line in said if line.startswith("stage")], "step": done.step, "first": done.first}
+    (folder / f"rank{os.environ['RANK']}-staged{'-again' if resume else ''}.json").write_text(json.dumps(told))
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     recipe = parse(Recipe, json.loads((folder / "recipe.json").read_text()))
-    ports = sys.argv[2].split(",")
+    ports = iter(sys.argv[2].split(","))
     jobs = (
         lambda: gradients(recipe, folder),
         lambda: run(recipe, folder, None),
         lambda: run(recipe.replace(out=str(folder / "stopped")), folder, 5),
         lambda: run(recipe.replace(out=str(folder / "odd"), training=recipe.training.replace(batch=9)), folder, None),
         lambda: contested(folder),
+        lambda: staged(folder, resume=False),
+        lambda: staged(folder, resume=True),
     )
-    for port, job in zip(ports, jobs, strict=True):
-        os.environ["MASTER_PORT"] = port
+    for job in jobs:
+        os.environ["MASTER_PORT"] = next(ports)
         job()
 
 

@@ -50,6 +50,8 @@ class AlignmentRecipe(RecipePart):
                 "an alignment trains a fresh text encoder without a pooled vector; leave conditioner.run and "
                 "conditioner.pooled out"
             )
+        if self.network.backbone == "absent":
+            raise UsageError("an alignment trains its image encoder, and backbone absent is none; use conv")
         if self.training.batch // self.training.accumulate < 2:
             raise UsageError(
                 f"training.batch {self.training.batch} in {self.training.accumulate} parts leaves nothing to tell "
@@ -72,7 +74,10 @@ class AlignmentRecipe(RecipePart):
     def examples(self, model: Alignment, dataset: Dataset, decode: Decode | None) -> Tensor:
         """Images and, each beside its own, the one that is nearest to its caption."""
         n = min(max(1, self.training.samples // 2), len(dataset))
-        batch = dataset.batch(permutation(0, "aligned", 0, len(dataset))[:_AMONG]).to(model.device)
+        batch = dataset.batch(permutation(0, "aligned", 0, len(dataset))[:_AMONG])
         assert batch.x0 is not None
-        nearest = (model.captions(batch.cond[:n], n) @ model.images(batch.x0).T).argmax(1)
+        # As many at a time as in a training step, which fit.
+        parts = torch.split(batch.x0, max(1, self.training.batch // self.training.accumulate))
+        among = torch.cat([model.images(part.to(model.device)) for part in parts])
+        nearest = (model.captions(batch.cond[:n].to(model.device), n) @ among.T).argmax(1).cpu()
         return torch.stack([batch.x0[:n], batch.x0[nearest]], dim=1).flatten(0, 1)

@@ -82,9 +82,11 @@ def begun(model: Denoiser | Codec | Alignment, recipe: AnyRecipe, dataset: Datas
     Raises:
         UsageError: Another architecture, or weights that would mean something else.
     """
+    said = () if getattr(recipe, "init", None) is not None else _begin_compressors(model)
     if not isinstance(recipe, Recipe) or not isinstance(model, Denoiser):
-        return ()
-    said = () if recipe.init is None else (start_from(model, recipe.init),)
+        return said
+    if recipe.init is not None:
+        said = (start_from(model, recipe.init),)
     if isinstance(recipe.conditioner, Reconstruction):
         assert isinstance(model.conditioner, ReconstructionConditioner)
         _begin_first_stage(model.conditioner, recipe.conditioner, dataset)
@@ -93,10 +95,14 @@ def begun(model: Denoiser | Codec | Alignment, recipe: AnyRecipe, dataset: Datas
             live.fill(live.part.opened())
         if isinstance(live, TextEncoder) and live.part.run is not None and recipe.init is None:
             said = (*said, _begin_text(live, live.part.run))
-        if isinstance(live, CompressorNetwork) and recipe.init is None:
-            with seeded(0):  # torchvision draws weights before it reads those that are fetched
-                said = (*said, *filter(None, [live.start()]))
     return said
+
+
+def _begin_compressors(model: Denoiser | Codec | Alignment) -> tuple[str, ...]:
+    """The weights that compressors start from; sentences about them."""
+    with seeded(0):  # torchvision draws weights before it reads those that are fetched
+        said = [live.start() for live in model.modules() if isinstance(live, CompressorNetwork)]
+    return tuple(line for line in said if line is not None)
 
 
 def _begin_text(live: TextEncoder, run: str) -> str:

@@ -151,8 +151,15 @@ def kept(recipe: AnyRecipe, recorded: AnyRecipe) -> AnyRecipe:
     if all(isinstance(part, ConditionerPart) and part.draws_from is not None for part in told):
         changes["conditioner"] = told[0].replace(run=told[1].run, weights=told[1].weights)  # type: ignore[union-attr]  # seen to above
     read = [part.text if isinstance(part, ConditionerPart) else None for part in told]
-    if all(isinstance(text, Text) and text.run is not None for text in read):
-        changes["conditioner"] = told[0].reading(read[1])  # type: ignore[union-attr]  # seen to above
+    begun = [isinstance(text, Text) and text.run is not None for text in read]
+    if all(begun):
+        own = changes.get("conditioner", told[0])
+        changes["conditioner"] = own.reading(read[1])  # type: ignore[attr-defined]  # seen to above
+    elif any(begun) and all(text is not None for text in read):
+        raise UsageError(
+            f"the run was begun {'with' if begun[1] else 'without'} a text encoder of another run (conditioner.run); "
+            "resume it so, or begin another run"
+        )
     ours, theirs = getattr(recipe, "codec", None), getattr(recorded, "codec", None)
     if ours is not None and theirs is not None and ours.std != theirs.std:
         raise UsageError(f"the run's latents have codec.std {theirs.std}, not {ours.std}; resume with its own")

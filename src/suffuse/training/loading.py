@@ -40,7 +40,7 @@ def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[A
     told = note if world.first else lambda text: None
     for line in images.report.lines():
         told(line)
-    pictures = _in_buckets(recipe, world, told) or images
+    pictures = _in_buckets(recipe, images, world, told) or images
     samples = pictures
     if isinstance(recipe, Recipe) and recipe.codec is not None:
         recipe, samples = _as_latents(recipe, recipe.codec, images, pictures, folder, world)
@@ -61,12 +61,19 @@ def _resolved(recipe: AnyRecipe, images: Dataset, samples: Samples, folder: Path
     assert isinstance(recipe, Recipe)
     square = images.shape if recipe.codec is None else load_codec_config(folder / recipe.codec.run).latent_shape
     resolved = recipe.resolve(samples.main, square)
-    check_learned(recipe, resolved.model, samples)
+    check_learned(recipe, resolved.model, samples, folder)
     return resolved
 
 
-def _in_buckets(recipe: AnyRecipe, world: World, note: Note) -> Buckets | None:
-    """The pictures in several shapes, where a generator is asked to learn them so."""
+def _in_buckets(recipe: AnyRecipe, images: Dataset, world: World, note: Note) -> Buckets | None:
+    """The pictures in several shapes, where a generator is asked to learn them so.
+
+    Args:
+        recipe: Of which kind it is, and how its pictures are to be taken.
+        images: Their middle squares.
+        world: The processes.
+        note: Told how many there are of which shape.
+    """
     data = recipe.data
     if not isinstance(recipe, Recipe) or not isinstance(data, PicturesPart) or not data.aspects:
         return None
@@ -74,6 +81,8 @@ def _in_buckets(recipe: AnyRecipe, world: World, note: Note) -> Buckets | None:
     assert buckets is not None
     for line in buckets.lines():
         note(line)
+    if data.channels == "auto" and images.shape[0] == 1:
+        note("all pictures are taken as grey, as their middle squares are; data.channels=rgb keeps colour")
     return buckets
 
 

@@ -17,7 +17,7 @@ from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
 from suffuse.data import Buckets, Dataset, contact_sheet, save_picture, to_uint8
 from suffuse.models.config import ModelConfig
-from suffuse.models.pretrained import save_model
+from suffuse.models.pretrained import WEIGHTS_FILE, save_model
 from suffuse.models.tokenizer import TOKENIZER_FILE
 from suffuse.training.bucketed import main_of
 from suffuse.training.calibrate import calibrated
@@ -42,7 +42,7 @@ from suffuse.training.stage_places import references
 from suffuse.training.trainer import Trainer
 from suffuse.training.world import World, joined
 
-__all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "train"]
+__all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "check_resumable", "train"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def train(recipe: AnyRecipe, name: str, *, resume: bool = False, watcher: Watche
                 whole = world.first_alone(lambda: embedded(asked, folder), "copy the frozen models")
                 resolved, dataset = loaded(whole or embedded(asked, folder), folder, world, watcher.note)
                 resolved = _timed(resolved, dataset, folder, world, watcher, resume=resume)
+                if resume:
+                    check_resumable(folder)
                 found = find_latest(folder / CHECKPOINTS)  # of a run that is resumed
                 session = _Session(resolved, dataset, folder, world, stop, watcher, fresh=found.path is None)
                 if resume:
@@ -159,6 +161,21 @@ def _claim(folder: Path, resume: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(entry.name not in begun for entry in folder.iterdir())):
         raise UsageError(f"{folder} exists already; add --resume to go on with it, or choose another out=")
     files.make_folder(folder)
+
+
+def check_resumable(folder: Path) -> None:
+    """Refuse to resume a run that has a model and nothing to go on from: it would begin anew, over the model.
+
+    Raises:
+        UsageError: Says what is missing.
+    """
+    found = find_latest(folder / CHECKPOINTS)
+    if found.path is None and (folder / WEIGHTS_FILE).is_file():
+        broken = f" (broken: {', '.join(path.name for path, _ in found.skipped)})" if found.skipped else ""
+        raise UsageError(
+            f"{folder} has a model but no whole checkpoint to go on from{broken}; bring {folder / CHECKPOINTS} back, "
+            f"or begin another run from the model with init.run={folder}"
+        )
 
 
 def _timed(

@@ -17,7 +17,17 @@ from suffuse.training.recipe_files import recipe_from
 from suffuse.training.recipes import AnyRecipe
 from suffuse.training.run_files import RECIPE_FILE, STAGE_FILE, STAGES, STAGES_FILE
 
-__all__ = ["REFERENCE", "Images", "Place", "check_begun", "is_untouched", "place_of", "references", "refuse_stale"]
+__all__ = [
+    "REFERENCE",
+    "Images",
+    "Place",
+    "check_begun",
+    "folder_of",
+    "is_untouched",
+    "place_of",
+    "references",
+    "refuse_stale",
+]
 
 REFERENCE = "stage:"
 """Before the name of an earlier stage, in place of a run's folder."""
@@ -56,6 +66,8 @@ class Place:
         folder: Of its run.
         key: Hash of all that decides its weights: recipe, data, and what it builds on came to.
         settings: Hash of the whole recipe, with what a run takes anew when it goes on.
+        folders: Hashes of the weights in the folders beside the run that it was begun from.
+        shared: Whether another stage builds on it.
     """
 
     name: str
@@ -63,6 +75,8 @@ class Place:
     folder: Path
     key: str
     settings: str
+    folders: Mapping[str, str]
+    shared: bool
 
     @property
     def _file(self) -> Path:
@@ -74,19 +88,20 @@ class Place:
         return (self.folder / RECIPE_FILE).is_file()
 
     @property
-    def result(self) -> str:
-        """Hash of the weights that it came to."""
-        return _hash_of(self.folder / WEIGHTS_FILE)
+    def result(self) -> str | None:
+        """Hash of the weights that it came to; None where there are none."""
+        path = self.folder / WEIGHTS_FILE
+        return _hash_of(path) if path.is_file() else None
 
     def record(self, *, finished: bool) -> None:
         """Write down what is being trained, or was."""
         result = self.result if finished else None
         files.make_folder(self.folder)
-        plain = {"format_version": _VERSION, "key": self.key, "settings": self.settings, "result": result}
-        files.write_json(self._file, plain)
+        own = {"key": self.key, "settings": self.settings, "folders": dict(self.folders), "result": result}
+        files.write_json(self._file, {"format_version": _VERSION, **own})
 
     def _read(self) -> Mapping[str, Any] | None:  # Any: JSON values
-        return files.read_json(self._file) if self.has_begun and self._file.is_file() else None
+        return _recorded(self.folder)
 
     @property
     def was_finished(self) -> bool:
@@ -95,9 +110,9 @@ class Place:
         return recorded is not None and recorded["result"] is not None
 
     def is_finished(self) -> bool:
-        """Whether it is done as it shall be, settings that change no weight included."""
+        """Whether it is done as it shall be; of the last stage settings that change no weight are part of that."""
         recorded = self._read()
-        return self.was_finished and recorded is not None and recorded.get("settings") == self.settings
+        return self.was_finished and recorded is not None and (self.shared or recorded["settings"] == self.settings)
 
     @property
     def is_stale(self) -> bool:
@@ -137,16 +152,17 @@ def place_of(
         images: Data that were read before.
     """
     recipe = stages[stage]
-    own = _folder(folder, stage, last=stage == tuple(stages)[-1])
+    own = folder_of(folder, stage, last=stage == tuple(stages)[-1])
     plain, built_on = recipe.dump(), {}
     for name in sorted(references(plain)):
         built_on[name] = results[name]
-    asked = [images.of(recipe).fingerprint, built_on, _folders(plain)]
+    folders = _folders(plain, (_recorded(own) or {}).get("folders", {}))
+    asked = [images.of(recipe).fingerprint, built_on, folders]
     shared = any(stage in references(other.dump()) for other in stages.values())
     key = _digest([_deciding(plain, shared=shared), *asked])
     settings = _digest([{name: value for name, value in plain.items() if name not in _ASIDE}, *asked])
     placed = recipe_from({**_placed(plain, folder), "out": str(own)}, owner=f"stage {stage!r}")
-    return Place(stage, placed, own, key, settings)
+    return Place(stage, placed, own, key, settings, folders, shared)
 
 
 def check_begun(stages: Mapping[str, AnyRecipe], folder: Path, images: Images) -> None:
@@ -164,7 +180,7 @@ def check_begun(stages: Mapping[str, AnyRecipe], folder: Path, images: Images) -
             continue
         place = place_of(stages, stage, folder, results, images)
         refuse_stale(place, names[number:], folder)
-        if place.was_finished:
+        if place.was_finished and place.result is not None:
             results[stage] = place.result
 
 
@@ -179,6 +195,11 @@ def refuse_stale(place: Place, from_here: tuple[str, ...], folder: Path) -> None
     Raises:
         UsageError: It was begun or finished as something else.
     """
+    if place.was_finished and place.result is None:
+        raise UsageError(
+            f"stage {place.name!r} is finished, but its weights {place.folder / WEIGHTS_FILE} are gone; bring them "
+            "back, or choose another out="
+        )
     if place.is_stale:
         raise UsageError(
             f"stage {place.name!r} in {place.folder} was trained with another recipe, other data or another earlier "
@@ -190,7 +211,7 @@ def refuse_stale(place: Place, from_here: tuple[str, ...], folder: Path) -> None
 
 def _check_alone(folder: Path, stage: str, missing: str, *, last: bool) -> None:
     """Refuse a stage that is finished while one that it was built on is not: that one might come to something else."""
-    place = _folder(folder, stage, last=last)
+    place = folder_of(folder, stage, last=last)
     if (place / RECIPE_FILE).is_file() and (place / WEIGHTS_FILE).is_file():
         raise UsageError(
             f"stage {stage!r} in {place} was trained on stage {missing!r}, which is not finished or not there any "
@@ -206,8 +227,19 @@ def _deciding(plain: Tree, *, shared: bool) -> Tree:
     return {**kept, "training": {name: value for name, value in plain["training"].items() if name not in of_training}}
 
 
-def _folders(plain: Tree) -> dict[str, str]:
-    """Hashes of the weights in all folders here that a recipe names beside its data: runs, text models."""
+def _recorded(folder: Path) -> Mapping[str, Any] | None:  # Any: JSON values
+    """What was written down of a stage that has begun."""
+    path = folder / STAGE_FILE
+    return files.read_json(path) if path.is_file() and (folder / RECIPE_FILE).is_file() else None
+
+
+def _folders(plain: Tree, recorded: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of the weights in all folders that a recipe names beside its data: runs, text models.
+
+    Args:
+        plain: The recipe.
+        recorded: Those of when the stage began, which may be gone since: it has what it needs of them.
+    """
     found: dict[str, str] = {}
 
     def walk(value: Any) -> None:  # Any: JSON values
@@ -217,24 +249,34 @@ def _folders(plain: Tree) -> dict[str, str]:
         elif isinstance(value, list):
             for inside in value:
                 walk(inside)
-        elif isinstance(value, str) and value and len(value) < 4096 and Path(value).expanduser().is_dir():
-            files_of = sorted(Path(value).expanduser().glob("*.safetensors"))
-            found[value] = _digest([[path.name, _hash_of(path)] for path in files_of])
+        elif isinstance(value, str) and (weights := _weights_in(value)):
+            found[value] = _digest([[path.name, _hash_of(path)] for path in weights])
+        elif isinstance(value, str) and value in recorded:
+            found[value] = recorded[value]
 
     walk({name: value for name, value in plain.items() if name not in (*_ASIDE, "data")})
     return found
 
 
+def _weights_in(text: str) -> list[Path]:
+    """Files of weights in the folder that a text names, if it names one."""
+    try:
+        return sorted(Path(text).expanduser().glob("*.safetensors")) if text else []
+    except (OSError, RuntimeError, ValueError):  # too long for a name, an unknown user, a zero byte: no folder
+        return []
+
+
 def _placed(plain: Any, folder: Path) -> Any:  # Any: JSON values
     """A recipe as plain data with the folders of the stages in place of their names."""
     if isinstance(plain, str) and plain.startswith(REFERENCE):
-        return str(_folder(folder, plain.removeprefix(REFERENCE), last=False))
+        return str(folder_of(folder, plain.removeprefix(REFERENCE), last=False))
     if isinstance(plain, dict):
         return {key: _placed(value, folder) for key, value in plain.items()}
     return [_placed(item, folder) for item in plain] if isinstance(plain, list) else plain
 
 
-def _folder(folder: Path, stage: str, *, last: bool) -> Path:
+def folder_of(folder: Path, stage: str, *, last: bool) -> Path:
+    """Where a stage of a run is: the last one in the run's own folder."""
     return folder if last else folder / STAGES / stage
 
 

@@ -7,6 +7,7 @@ model like any other.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,9 +28,19 @@ from suffuse.training.recipe_files import (
     stage_tree,
 )
 from suffuse.training.recipes import AnyRecipe
-from suffuse.training.run import Finished, Watcher, train
+from suffuse.training.run import Finished, Watcher, check_resumable, train
 from suffuse.training.run_files import RECIPE_FILE, STAGES, STAGES_FILE
-from suffuse.training.stage_places import Images, Place, check_begun, is_untouched, place_of, references, refuse_stale
+from suffuse.training.stage_places import (
+    Images,
+    Place,
+    check_begun,
+    folder_of,
+    is_untouched,
+    place_of,
+    references,
+    refuse_stale,
+)
+from suffuse.training.world import World, joined
 
 __all__ = ["Staged", "has_stages", "load_stages", "train_stages"]
 
@@ -143,47 +154,90 @@ def train_stages(staged: Staged, name: str, *, resume: bool = False, watcher: Wa
     watcher = watcher or Watcher()
     staged.check()
     folder = Path(staged.out or f"runs/{name}").expanduser()
+    images = Images()
+    devices = [recipe.training.device for recipe in staged.stages.values()]
+    with (
+        joined(next((name for name in devices if name != "cpu"), "cpu")) as world,
+        contextlib.ExitStack() as held,
+    ):
+
+        def prepare() -> None:
+            _check_folder(folder, resume=resume)
+            _foresee_all(staged, folder, images)
+            files.make_folder(folder / STAGES)
+            held.enter_context(RunLock(folder / STAGES))  # for all processes
+            check_begun(staged.stages, folder, images)
+            files.write_text(folder / STAGES_FILE, dump_tree(replace(staged, out=None).dump()))
+
+        world.first_alone(prepare, f"begin in {folder}")
+        return _train_all(staged, folder, images, watcher, world)
+
+
+def _check_folder(folder: Path, *, resume: bool) -> None:
     if not resume and folder.is_dir() and not is_untouched(folder):
         raise UsageError(f"{folder} exists already; add --resume to go on with it, or choose another out=")
     if resume and not (folder / STAGES_FILE).is_file():
         raise UsageError(f"there is no run with stages to resume in {folder}; leave --resume out, or correct out=")
-    images = Images()
+
+
+def _foresee_all(staged: Staged, folder: Path, images: Images) -> None:
+    """Refuse what is known to fail later; a stage that has begun has what it needs of elsewhere."""
     for stage, recipe in staged.stages.items():
+        if (folder_of(folder, stage, last=stage == tuple(staged.stages)[-1]) / RECIPE_FILE).is_file():
+            continue
         try:
             foresee(recipe, images.of(recipe))
         except UsageError as error:
             raise UsageError(f"stage {stage!r}: {error}") from None
-    files.make_folder(folder / STAGES)
-    with RunLock(folder / STAGES):
-        check_begun(staged.stages, folder, images)
-        files.write_text(folder / STAGES_FILE, dump_tree(replace(staged, out=None).dump()))
-        return _train_all(staged, folder, images, watcher)
 
 
-def _train_all(staged: Staged, folder: Path, images: Images, watcher: Watcher) -> Finished:
+def _train_all(staged: Staged, folder: Path, images: Images, watcher: Watcher, world: World) -> Finished:
+    """Every stage in turn; the first process alone looks at files and says to all what is to be done."""
     results: dict[str, str] = {}
     names, seconds = tuple(staged.stages), 0.0
     done: Finished | None = None
     for number, stage in enumerate(names, start=1):
-        place = place_of(staged.stages, stage, folder, results, images)
         told = f"stage {number} of {len(names)}, {stage}"
-        refuse_stale(place, names[number - 1 :], folder)
-        if place.is_finished():
+
+        def look(stage: str = stage, number: int = number) -> _Next:
+            place = place_of(staged.stages, stage, folder, results, images)
+            refuse_stale(place, names[number - 1 :], folder)
+            return _Next(place, begun=place.has_begun, finished=place.is_finished())
+
+        todo = world.from_first(world.first_alone(look, f"find stage {stage!r}"))
+        if todo.finished and world.first:
             watcher.note(f"{told}: finished before")
-        else:
-            watcher.begins(told)
-            done = _train_one(place, watcher)
+        if not todo.finished:
+            if world.first:
+                watcher.begins(told)
+            done = _train_one(todo, watcher, world)
             seconds += done.seconds
-        results[stage] = place.result
+        if world.first and (result := todo.place.result) is not None:
+            results[stage] = result
     if done is None:
         recipe = load_recipe(str(folder / RECIPE_FILE))
-        return Finished(folder, recipe.training.steps, 0.0, float("nan"))
+        return Finished(folder, recipe.training.steps, 0.0, float("nan"), world.first)
     return replace(done, seconds=seconds)
 
 
-def _train_one(place: Place, watcher: Watcher) -> Finished:
-    begun = place.has_begun
-    place.record(finished=False)
-    done = train(place.recipe, place.name, resume=begun, watcher=watcher)
-    place.record(finished=True)
+@dataclass(frozen=True)
+class _Next:
+    """A stage, and how far it has come."""
+
+    place: Place
+    begun: bool
+    finished: bool
+
+
+def _train_one(todo: _Next, watcher: Watcher, world: World) -> Finished:
+    place = todo.place
+
+    def record_begin() -> None:
+        if place.was_finished:
+            check_resumable(place.folder)
+        place.record(finished=False)
+
+    world.first_alone(record_begin, f"begin stage {place.name!r}")
+    done = train(place.recipe, place.name, resume=todo.begun, watcher=watcher)
+    world.first_alone(lambda: place.record(finished=True), f"end stage {place.name!r}")
     return done

@@ -133,7 +133,8 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[World]:
-    """Join the other processes of the run, and leave them at the end.
+    """Join the other processes of the run, and leave them at the end; inside another `joined`, of the stages of a run,
+    they stay together.
 
     Reads what torchrun and `accelerate launch` both set: RANK, WORLD_SIZE, LOCAL_RANK.
     """
@@ -145,6 +146,9 @@ def joined(device: str = "auto") -> Iterator[World]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
+    if dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        return
     # Control messages go over gloo, gradients over NCCL. The others wait while the first one reads data or samples.
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(hours=12))
