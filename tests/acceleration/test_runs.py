@@ -27,7 +27,7 @@ from suffuse.base.errors import UsageError
 from suffuse.models.conditioner import ClassLabel
 from suffuse.models.denoiser import Denoiser
 from suffuse.networks.contract import Output
-from suffuse.sampling import CFG
+from suffuse.sampling import CFG, Adaptive
 
 
 def _conditional() -> tuple[Denoiser, Conditions]:
@@ -245,3 +245,18 @@ def test_inner_contexts_agree_on_streams():
     with applied(unet, DeepCache(), streams=2), mismatch, applied(unet, TokenMerging(), streams=3):
         pass
     assert left_over(unet) == []
+
+
+def test_two_samplings_at_once_are_refused(unet):
+    with applied(unet, DeepCache(every=3)), torch.no_grad():
+        first, second = {}, {}
+        for step in range(2):
+            unet.denoise(noise(4), 900.0 - step, None, at(step).replace(memory=first))
+        unet.denoise(noise(4), 900.0, None, at(0).replace(memory=second))
+        with pytest.raises(UsageError, match="two samplings run at once under one plan"):
+            unet.denoise(noise(4), 898.0, None, at(2).replace(memory=first))
+
+
+def test_a_solver_that_tries_steps_again_is_refused(unet):
+    with applied(unet, DeepCache(every=3)), pytest.raises(UsageError, match="tries a step again, such as 'adaptive'"):
+        made(unet, solver=Adaptive())

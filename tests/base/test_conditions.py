@@ -92,3 +92,18 @@ def test_more_values_are_present_and_what_was_there_keeps_its_mask() -> None:
     assert again.values["label"].tolist() == [5, 6, 7]
     assert bool(again.present["label"].all())
     assert more.absent().cat(more).values["low_res"].shape == (6, 1, 2, 2), "guidance stacks images as it does labels"
+
+
+def test_guidance_s_other_half_is_made_once() -> None:
+    cond = Conditions.of(label=torch.arange(3))
+    assert cond.absent() is cond.absent()
+    assert cond.both is cond.both
+    assert cond.both.present["label"].tolist() == [False] * 3 + [True] * 3
+
+
+def test_what_is_led_away_from_may_have_a_name_of_its_own() -> None:
+    cond = Conditions.of(known=torch.zeros(2, 1)).against(Conditions.of(caption=torch.ones(2, 4, dtype=torch.int64)))
+    assert not cond.present["caption"].any()
+    assert cond.absent().present["caption"].all()
+    assert cond.both.values["caption"].shape == (4, 4)
+    assert cond.both.present["caption"].tolist() == [True, True, False, False]

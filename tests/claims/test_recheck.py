@@ -28,7 +28,7 @@ def recorded(claim: Claim, tmp_path: Path) -> Path:
 
 def _change_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """All identities become others, as after a change of a module that everything reaches."""
-    monkeypatch.setattr(arms, "source_hash", lambda modules: "another source")
+    monkeypatch.setattr(arms, "source_hash", lambda modules, named=(): "another source")
 
 
 def test_equal_figures_count_again(
@@ -55,7 +55,7 @@ def test_another_change_makes_it_stale_again(
 ) -> None:
     _change_source(monkeypatch)
     recheck([claim], "small", Settings(store=tmp_path / "store"), recorded)
-    monkeypatch.setattr(arms, "source_hash", lambda modules: "a third source")
+    monkeypatch.setattr(arms, "source_hash", lambda modules, named=(): "a third source")
     assert status(claim, "small", recorded).stale
 
 

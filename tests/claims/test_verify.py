@@ -72,7 +72,7 @@ def test_a_changed_recipe_or_source_is_another_model(
     longer = tiny_claim(shared=(*TINY, "optimiser.lr=1e-4"))
     verify([longer], "small", Settings(store=tmp_path))
     assert len(trained(tmp_path)) == 8
-    monkeypatch.setattr(arms, "source_hash", lambda modules: "another source")
+    monkeypatch.setattr(arms, "source_hash", lambda modules, named=(): "another source")
     verify([claim], "small", Settings(store=tmp_path))
     assert len(trained(tmp_path)) == 12
 
@@ -122,11 +122,16 @@ def test_a_signal_lets_all_processes_save_and_leave(tmp_path: Path) -> None:
         assert not found.skipped
 
 
-def test_a_half_trained_arm_is_resumed_not_begun_again(claim: Claim, tmp_path: Path) -> None:
+def test_a_half_trained_arm_is_resumed_not_begun_again(
+    claim: Claim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (plain,) = verify([claim], "small", Settings(store=tmp_path / "straight"))
-    verify([claim], "small", Settings(store=tmp_path / "cut"))
+    with monkeypatch.context() as patch:
+        patch.setattr(arms.files, "discard", lambda folder: None)
+        verify([claim], "small", Settings(store=tmp_path / "cut", jobs=1))
     for folder in (tmp_path / "cut" / "models").iterdir():
-        (folder / "arm.json").unlink()  # killed between the last step and the seal; checkpoints are gone
+        (folder / "arm.json").unlink()  # killed between the last step and the seal
+        assert (folder / "checkpoints").is_dir()
     for cell in (tmp_path / "cut" / "cells").iterdir():
         cell.unlink()
     (again,) = verify([claim], "small", Settings(store=tmp_path / "cut"))

@@ -289,3 +289,31 @@ def test_a_bug_keeps_its_traceback(labelled: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ZeroDivisionError, match="ours") as caught:
         main()
     assert caught.traceback[-1].name == "bug"
+
+
+def test_a_full_gpu_and_an_odd_path_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    assert console.explain_failure(full) == 1
+    assert capsys.readouterr().err.startswith("suffuse: the GPU's memory is full (CUDA out of memory); lower --batch")
+    with pytest.raises(OSError, match="too long") as found:
+        Path("a" * 300).stat()
+    assert console.explain_failure(found.value) == 1
+    assert "File name too long; check the path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("network=unett", "recipe 'digits-ddpm': network: network 'unett' does not exist; did you mean 'unet'?"),
+        (
+            "network.chanels=32",
+            "recipe 'digits-ddpm': network: network 'unet' has no key 'chanels'; did you mean 'channels'?",
+        ),
+        ("optimiser.lr=fast", "recipe 'digits-ddpm': optimiser.lr: Input should be a valid number"),
+    ],
+)
+def test_a_choice_is_explained_without_the_names_of_its_branches(suffuse: Command, override: str, told: str) -> None:
+    said = suffuse("train", "digits-ddpm", override, "--dry-run")
+    mistake(said, told)
+    for inside in ("literal[", "function-", "constrained-", "Input should be 'auto'"):
+        assert inside not in said.err

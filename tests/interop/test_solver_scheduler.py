@@ -104,13 +104,54 @@ def test_on_the_flow_path_the_shift_is_kept() -> None:
     theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
     ours = SolverScheduler.like(theirs, solver={"kind": "euler", "variable": "time"})
     assert ours._grid.dump()["shift"] == 3.0
-    sigmas = [1.0, 0.7, 0.4, 0.2]
     for scheduler in (theirs, ours):
-        scheduler.set_timesteps(sigmas=sigmas) if scheduler is ours else scheduler.set_timesteps(
-            sigmas=[s / (3 - 2 * s) for s in sigmas]
-        )
+        scheduler.set_timesteps(sigmas=[1.0, 0.7, 0.4, 0.2])
     assert ours.timesteps.tolist() == pytest.approx(theirs.timesteps.tolist(), rel=1e-5)
     torch.testing.assert_close(driven(ours, start()), driven(theirs, start()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+def test_a_shift_that_depends_on_the_size_comes_with_mu(kind: str) -> None:
+    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
+    ours = SolverScheduler.like(theirs, solver={"kind": "euler", "variable": "time"})
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=1.15)
+    assert ours.timesteps.tolist() == pytest.approx(theirs.timesteps.tolist(), rel=1e-5)
+    with pytest.raises(UsageError, match="shifted by the size of the image; give mu"):
+        ours.set_timesteps(sigmas=[1.0, 0.5])
+    with pytest.raises(UsageError, match="set_timesteps knows no custom; it is another scheduler's"):
+        ours.set_timesteps(4, custom=1)
+    chosen = SolverScheduler.like(theirs, solver="unipc", grid={"kind": "shifted", "shift": 3.0})
+    chosen.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=1.15)
+    assert chosen.timesteps.tolist() == pytest.approx([1000, 900, 750, 500]), "the user's grid, of as many steps"
+
+
+def test_an_image_begins_where_its_strength_says() -> None:
+    """As pipelines find it: `timesteps[t_start * order:]`, t_start steps being left out."""
+    for solver in ("heun", "midpoint", "dpmpp"):
+        scheduler = SolverScheduler.like(DDPMScheduler(timestep_spacing="trailing"), solver=solver)
+        scheduler.set_timesteps(10)
+        kept = scheduler.timesteps[7 * scheduler.order :]
+        assert float(kept[0]) == pytest.approx(299, abs=1), solver
+        x = start()
+        for t in kept:
+            x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
+        assert x.isfinite().all()
+    uneven = SolverScheduler.like(DDPMScheduler(timestep_spacing="trailing"), solver="plms")
+    uneven.set_timesteps(10)
+    with pytest.raises(UsageError, match="several numbers of evaluations"):
+        uneven.step(start(), uneven.timesteps[-1], start())
+
+
+def test_flow_under_a_name_of_the_other_family() -> None:
+    from diffusers import UniPCMultistepScheduler
+
+    theirs = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    ours = SolverScheduler.like(theirs)
+    assert ours.config["flow"]
+    assert ours._grid.dump()["shift"] == 3.0
+    x, eps, t = start(), torch.ones_like(start()), torch.full((len(start()),), 250.0)
+    assert torch.equal(ours.scale_noise(x, t, eps), 0.75 * x + 0.25 * eps)
 
 
 def test_noise_comes_from_the_generator_and_is_drawn_once_a_step() -> None:

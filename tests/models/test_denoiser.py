@@ -14,7 +14,9 @@ from suffuse.base.conditions import Conditions, Embedding
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.models.conditioner import ClassLabel, Conditioner, LabelNumber, NoCondition
+from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
+from suffuse.networks import MLP
 from suffuse.networks.contract import Network, Output
 from suffuse.process import (
     EDM,
@@ -23,6 +25,7 @@ from suffuse.process import (
     EDMPrediction,
     Eps,
     Flow,
+    FlowVelocity,
     Identity,
     LogSigma,
     PathPart,
@@ -34,6 +37,7 @@ from suffuse.process import (
     V,
     perturb,
 )
+from suffuse.sampling import CFG, NoGuidance, Uniform, sample
 
 
 class Spy(Network):
@@ -241,3 +245,35 @@ def test_mistakes_are_named() -> None:
         _denoiser(_noise("raw"), path=path, prediction=X0())
     with pytest.raises(UsageError, match=r"time condition 'identity' has no scale on path 'edm'.*'log_sigma'"):
         _denoiser(_noise("raw"), path=EDM())
+
+
+class _Forgetful:
+    """A model whose conditions are embedded at every evaluation."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self.model, self.path, self.estimate, self.device = model, model.path, model.estimate, model.device
+
+    def denoise(self, x: Tensor, t: float, cond: Conditions | None = None, call: Call | None = None) -> Tensor:
+        assert call is not None
+        return self.model.denoise(x, t, cond, call.replace(memory=None))
+
+
+def test_conditions_are_embedded_once_for_all_steps_of_a_batch() -> None:
+    config = ModelConfig(
+        network=MLP(width=8, depth=1, zero_init=False),
+        shape=(2,),
+        path=Flow(),
+        prediction=FlowVelocity(),
+        conditioner=ClassLabel(classes=3),
+    )
+    model = config.build(seed=0).eval()
+    asked: list[int] = []
+    model.conditioner.register_forward_hook(lambda *_: asked.append(1))
+    cond = Conditions.of(label=torch.arange(6) % 3)
+    for guidance, halves in ((NoGuidance(), 1), (CFG(scale=2.0), 1), (CFG(scale=2.0, together=False), 2)):
+        told = {"guidance": guidance, "cond": cond, "grid": Uniform(steps=3), "batch": 4, "shape": (2,)}
+        once = sample(model, 6, **told)  # type: ignore[arg-type]  # arguments by name
+        assert len(asked) == 2 * halves, "two batches"
+        each = sample(_Forgetful(model), 6, **told)  # type: ignore[arg-type]  # as above
+        assert torch.equal(once.x, each.x)
+        asked.clear()

@@ -11,13 +11,16 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 
 from suffuse.base.batch import Batch
+from suffuse.base.conditions import Conditions
 from suffuse.base.errors import UsageError
 from suffuse.base.randomness import Draws
 from suffuse.metrics.kernel import unbiased_mmd2
+from suffuse.models.conditioner import ClassLabel
 from suffuse.models.config import ModelConfig
 from suffuse.models.denoiser import Denoiser
 from suffuse.models.exact import ExactMixture
 from suffuse.models.flow_map import FlowMap
+from suffuse.models.low_resolution import LowResolution
 from suffuse.networks import MLP, UNet
 from suffuse.objectives import Bootstrap, ObjectivePart, Progress, Progressive, SampleMatching
 from suffuse.objectives.progressive import ProgressiveLoss
@@ -270,3 +273,51 @@ def test_matching_a_map_needs_a_sampler_of_maps() -> None:
     assert isinstance(model, FlowMap)
     with pytest.raises(UsageError, match="use consistency"):
         SampleMatching().build(model)
+
+
+def _told(conditioner: object, path: PathPart | None = None) -> Denoiser:
+    config = ModelConfig(
+        network=UNet(channels=8, multipliers=(1, 2), blocks=1, attention_levels=(), groups=4),
+        shape=(1, 8, 8),
+        path=path or VP(schedule="cosine"),
+        prediction=V(),
+        conditioner=conditioner,  # type: ignore[arg-type]  # a part
+    )
+    return config.build(seed=0)
+
+
+def test_a_teacher_is_not_told_what_is_drawn_anew_for_the_student() -> None:
+    part = Progressive(first=4, last=1)
+    part.build(_told(LowResolution(factor=2)))
+    with pytest.raises(UsageError, match="tells something that is drawn anew in training, of which the teacher"):
+        part.build(_told(LowResolution(factor=2, augmentation={"noise": 1.0})))
+
+
+def test_the_loss_at_the_prior_is_guided_as_the_teacher_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(
+        network=MLP(width=16, depth=1, zero_init=False),
+        shape=(2,),
+        path=VP(schedule="cosine"),
+        prediction=V(),
+        conditioner=ClassLabel(classes=3),
+    )
+    config.build(seed=1).save_pretrained(tmp_path / "teacher")
+    batch = Batch(cond=Conditions.of(label=torch.arange(32) % 3))
+    asked: list[tuple[float, bool]] = []
+    for boundary in (1.0, 0.0):
+        step = TeacherStep(run=str(tmp_path / "teacher"), solver="euler", guidance=4.0)
+        part = Bootstrap(teacher=step, boundary=boundary)
+        model = config.replace(flow_map=part.flow_map()).build(seed=3)
+        loss = part.build(model)
+        (teacher,) = loss._teacher  # type: ignore[attr-defined]
+        plain = teacher.denoise
+
+        def listen(x: Tensor, t: Tensor, cond: Conditions, call: object = None, plain: object = plain) -> Tensor:
+            asked.append((float(t.max()), bool(cond.present["label"].any())))
+            return plain(x, t, cond)  # type: ignore[operator]
+
+        monkeypatch.setattr(teacher, "denoise", listen)
+        loss(model, batch, PROGRESS, _draws())
+        at_the_prior = [known for t, known in asked if t == config.path.t_max]
+        assert at_the_prior == ([True, False] if boundary else []), "with and without the condition, or not at all"
+        asked.clear()

@@ -37,13 +37,14 @@ def test_doubling_has_eight_equal_stages() -> None:
     assert counts == [10, 10, 20, 1280]
 
 
-@pytest.mark.parametrize(("s0", "s1", "stages"), [(10, 160, 5), (10, 640, 7), (10, 15, 1), (3, 24, 4)])
+@pytest.mark.parametrize(("s0", "s1", "stages"), [(10, 160, 5), (10, 640, 7), (10, 15, 2), (10, 150, 5), (3, 24, 4)])
 def test_doubling_stages(s0: int, s1: int, stages: int) -> None:
     curriculum = Doubling(s0=s0, s1=s1)
     assert curriculum.stages == stages
     seen = {curriculum.intervals(k, 1000) for k in range(1000)}
-    assert len(seen) <= stages + 1
-    assert max(seen) <= s1
+    assert len(seen) == stages
+    assert max(seen) == s1
+    assert sum(curriculum.intervals(k, 1003) == s1 for k in range(1003)) >= 1003 // stages
 
 
 def test_square_root_has_the_paper_s_points() -> None:

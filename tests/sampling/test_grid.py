@@ -174,10 +174,14 @@ def test_align_your_steps_is_the_printed_table() -> None:
     assert AlignYourSteps().times(path)[:-1] == pytest.approx(printed, abs=1.5)
     video = _rho(EDM(sigma_max=800.0), AlignYourSteps(model="svd").times(EDM(sigma_max=800.0))[:-1])
     assert video.tolist() == pytest.approx((700, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034))
-    more = _rho(path, AlignYourSteps(steps=19).times(path)[:-1])
+    more = _rho(path, AlignYourSteps(steps=20).times(path)[:-1])
     few = _rho(path, AlignYourSteps().times(path)[:-1])
     torch.testing.assert_close(more[::2], few)
-    torch.testing.assert_close(more[1::2], (few[1:] * few[:-1]).sqrt(), rtol=1e-3, atol=0)
+    next_ones = torch.cat([few[1:], torch.tensor([0.029], dtype=few.dtype)])  # the table's last, for clean data
+    torch.testing.assert_close(more[1::2], (next_ones * few).sqrt(), rtol=1e-3, atol=0)
+    last = [_rho(path, AlignYourSteps(steps=n).times(path)[:-1])[-1].item() for n in (10, 20, 40, 80)]
+    assert last == sorted(last, reverse=True), "more steps go nearer to clean data"
+    assert last[-1] == pytest.approx(0.029, rel=0.25)
     with pytest.raises(UsageError, match=r"asks for sigma/alpha from 0\.034 to 700"):
         AlignYourSteps(model="svd").times(path)
 

@@ -178,3 +178,13 @@ def test_bad_data_are_named(digits):
 def test_other_channels_are_refused(trained):
     with pytest.raises(UsageError, match=r"shape \(2, 3, 8, 8\); fd_some_digits_classes takes \(B, 1, H, W\)"):
         trained(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.usefixtures("short")
+def test_the_same_pictures_by_another_name_have_the_same_features(few, tmp_path):
+    made = train_extractor(_Data(*few), cache=tmp_path)
+    other = _Data(*few)
+    other.name = "renamed"
+    again = train_extractor(other, cache=tmp_path)
+    assert again.note is None
+    assert again.hash == made.hash

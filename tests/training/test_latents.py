@@ -268,7 +268,7 @@ def test_mirrored_images_have_latents_of_their_own(latent: Make) -> None:
 
 
 def test_a_start_that_was_refused_can_be_made_again(latent: Make) -> None:
-    with pytest.raises(UsageError, match="classes"):
+    with pytest.raises(UsageError, match="conditioner 'class' does not exist; did you mean 'class_"):
         train(latent(tree={"conditioner": {"kind": "class", "classes": 7}}), "x")
     train(latent(), "x")
 

@@ -120,3 +120,29 @@ def test_radam_goes_on_from_its_state() -> None:
         runs.append(named["w"].detach().clone())
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
+
+
+def test_radam_s_warm_up_begins_with_the_first_gradient() -> None:
+    """A discriminator sits the first steps out: they are none of its own, in one go as after a resume."""
+    settings = OptimiserSettings(kind="radam", lr=1e-2)
+    start = torch.linspace(-1, 1, 6)
+    slow = nn.Parameter(start.clone())
+    theirs = torch.optim.RAdam([slow], lr=1e-2, betas=settings.betas, eps=settings.eps)
+    runs = []
+    for stop in (None, 12):
+        named = {"w": nn.Parameter(start.clone())}
+        optimiser = build_optimiser(named, settings)
+        for step in range(20):
+            if step == stop:
+                state = optimiser_state(optimiser, named)
+                optimiser = build_optimiser(named, settings)
+                load_optimiser_state(optimiser, named, state)
+            if step >= 8:
+                named["w"].grad = torch.sin(named["w"].detach() * (step + 1))
+                if stop is None:
+                    slow.grad = torch.sin(slow.detach() * (step + 1))
+                    theirs.step()
+            optimiser.step()
+        runs.append(named["w"].detach().clone())
+    assert torch.equal(runs[0], runs[1])
+    torch.testing.assert_close(runs[0], slow.detach(), rtol=1e-5, atol=1e-6)

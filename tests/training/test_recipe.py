@@ -120,7 +120,7 @@ def test_a_network_of_another_kind_of_data_is_refused(tiny: Make) -> None:
         ({"training": {"batch": -8}}, r"training.batch: .* greater than or equal to 1 \(got -8\)"),
         ({"training": {"accumulate": 0}}, r"training.accumulate: .*\(got 0\)"),
         ({"training": {"ema": []}}, "training.ema: .* at least 1 item"),
-        ({"training": {"ema": [5.0, 5.0]}}, r"ema \(5.0, 5.0\) must be different half-lives above 0, in images"),
+        ({"training": {"ema": [5.0, 5.0]}}, r"ema \(5.0, 5.0\) must be different half-lives above 0, in whole images"),
         ({"training": {"ema": [-1.0]}}, r"ema \(-1.0,\) must be different half-lives above 0"),
         ({"training": {"precision": "float16"}}, r"training.precision: .*'float32' or 'bfloat16' \(got 'float16'\)"),
         ({"training": {"stesp": 3}}, "no key 'training.stesp'; did you mean 'steps'"),

@@ -194,3 +194,20 @@ def test_another_network_is_refused_and_the_run_untouched(tiny: Make) -> None:
     assert (folder / "recipe.yaml").read_bytes() == recipe_before
     assert load_checkpoint(folder / "checkpoints" / "step-00000005")["step"] == 5
     assert resumed(recipe)[0].step == 8
+
+
+def test_another_run_by_the_same_name_is_refused(tiny: Make, remains: Remains) -> None:
+    train(tiny("run"), "name")
+    before = remains(Path(tiny("run").out or ""))
+    for changes, words in (
+        ({"batch": 4}, r"begun with training.batch 8, not 4; resume with its own, or begin another run"),
+        ({"seed": 5}, r"training.seed 0, not 5"),
+        ({"tree": {"prediction": "x0"}}, r"begun with prediction {'kind': '\w+'}, not {'kind': 'x0'}"),
+        ({"tree": {"data": {"kind": "rings"}}}, r"the data are not those that the run was begun with"),
+        ({"steps": 3}, r"training.steps is 3, but the run has taken 8"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            resumed(tiny("run", **changes))
+    assert remains(Path(tiny("run").out or "")) == before
+    _, notes = resumed(tiny("run", steps=9, tree={"optimiser": {"lr": 3e-4}}))
+    assert any(note.startswith("the optimiser goes on with other settings: lr 0.0003 (was ") for note in notes)

@@ -97,6 +97,8 @@ class _Planned:
         self.layers = Layers(network)
         self._times: tuple[float, ...] = ()
         self._steps: dict[Hashable, int] = {}
+        self._run: object = None  # the memory of the sampling that is going on
+        self._before: object = None  # and of the one that it interrupted
 
     def __deepcopy__(self, memo: object) -> None:
         return None
@@ -139,6 +141,7 @@ class _Planned:
     def _begins(self, call: Call, key: Hashable) -> bool:
         """Whether a run begins with a call; outside a sampling loop every call is one of its own."""
         step = -1 if call.step is None else call.step
+        self._check_run(call, key, step)
         begins = (
             step < max(self._steps.values(), default=step)
             or step <= self._steps.get(key, -1)
@@ -150,6 +153,26 @@ class _Planned:
             self._steps.clear()
         self._times, self._steps[key] = call.times, step
         return begins
+
+    def _check_run(self, call: Call, key: Hashable, step: int) -> None:
+        """Refuse what a memory of one trajectory cannot follow: two at once, and steps that are tried again.
+
+        Raises:
+            UsageError: Says which.
+        """
+        if call.memory is None:
+            return
+        if call.memory is self._before:
+            raise UsageError(
+                "two samplings run at once under one plan, which remembers one of them; let one end before the other "
+                "begins, or give each a copy of the model"
+            )
+        if call.memory is not self._run:
+            self._before, self._run = self._run, call.memory
+        elif call.substep and step == self._steps.get(key):
+            raise UsageError(
+                "a solver that tries a step again, such as 'adaptive', cannot be sampled under a plan; choose another"
+            )
 
 
 def _place(level: Level, step: int) -> float:

@@ -104,7 +104,7 @@ def denoiser_macs(model: Denoiser, shape: tuple[int, ...] | None = None, cond: C
     if shape is None:
         raise UsageError("this model has no configuration that tells the shape of its samples; give `shape`")
     with torch.no_grad():
-        embedded = model.embed(cond or Conditions(), 1, Call())
+        embedded = model.embed((cond or Conditions()).to(model.device), 1, Call())
         x, told = embedded.beside(torch.zeros(1, *shape, device=model.device)), model.told(model.path.t_max, 1)
     return block_macs(partial(model.network, x, told, embedded), model.network.graph)
 

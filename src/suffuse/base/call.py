@@ -23,6 +23,7 @@ class Call:
         seeds: Keys for the network's own randomness, (B,) int64; None means no randomness (dropout off).
         taps: Names of features that the evaluation shall return.
         previous: Previous estimate of x0, (B, ...), for self-conditioning.
+        memory: Of one batch that is sampled, for what is the same at all its steps; None outside a sampling loop.
         target: Time that a flow map shall go to, in the path's unit: (B,), or one float for all; None for its end.
     """
 
@@ -34,6 +35,7 @@ class Call:
     seeds: Tensor | None = None
     taps: tuple[str, ...] = ()
     previous: Tensor | None = None
+    memory: dict[Any, Any] | None = None  # Any: whatever is kept, by whatever tells it apart
     target: float | Tensor | None = None
 
     def replace(self, **changes: Any) -> Call:  # Any: values of any field

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -44,10 +45,24 @@ class Conditions:
 
     def against(self, instead: Conditions) -> Conditions:
         """These, with what guidance shall lead away from: a negative prompt. What it does not name stays left out."""
-        return replace(self, instead=instead)
+        more = {name: value for name, value in instead.values.items() if name not in self.values}
+        missing = {name: torch.zeros_like(instead.present[name]) for name in more}
+        return Conditions({**self.values, **more}, {**self.present, **missing}, instead)
 
     def absent(self) -> Conditions:
-        """The same values, none present, or those that stand in their place: the other half of guidance."""
+        """The same values, none present, or those that stand in their place: the other half of guidance.
+
+        Always the same object, so that it is embedded once.
+        """
+        return self._absent
+
+    @functools.cached_property
+    def both(self) -> Conditions:
+        """Without them and with them, stacked: (B,) -> (2B,)."""
+        return self.absent().cat(self)
+
+    @functools.cached_property
+    def _absent(self) -> Conditions:
         if self.instead is not None:
             none = {name: torch.zeros_like(mask) for name, mask in self.present.items()}
             return Conditions({**self.values, **self.instead.values}, {**none, **self.instead.present})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Self, TypeVar
@@ -18,6 +19,10 @@ __all__ = ["Joint", "Part", "explain", "parse"]
 P = TypeVar("P", bound="Part")
 ENTRY_POINT_GROUP = "suffuse.parts"
 
+# How pydantic names the branches of a choice, such as `literal['auto']` and `constrained-int`.
+_BRANCH = re.compile(
+    r"(literal|tuple|list|function-\w+|constrained-\w+|nullable|is-instance)(\[|$)|(int|float|str|bool|none)$"
+)
 # Kinds of pydantic error whose message already shows the value.
 _OWN_WORDS = frozenset({"in_part", "no_kind", "not_a_part", "unknown_kind"})
 
@@ -128,7 +133,7 @@ def explain(error: ValidationError, owner: str, fields: Mapping[str, Any] | None
     """Turn pydantic's report into one sentence: the key, the value, what is allowed, the nearest right name."""
     known = list(fields or ())
     sentences = []
-    for item in error.errors(include_url=False):
+    for item in _meant(error):
         key = ".".join(str(piece) for piece in item["loc"])
         place = f"{owner}: {key}" if key else owner
         if item["type"] == "extra_forbidden":
@@ -143,6 +148,20 @@ def explain(error: ValidationError, owner: str, fields: Mapping[str, Any] | None
             whole = not item["loc"] or item["type"] == "missing"
             sentences.append(f"{place}: {message}" + ("" if whole else f" (got {item['input']!r})"))
     return UsageError(" | ".join(sentences))
+
+
+def _meant(error: ValidationError) -> list[dict[str, Any]]:  # Any: pydantic's report
+    """Errors at their place, without the names that pydantic has for the branches of a choice.
+
+    Where one branch understood what was meant, the others, which ask for `auto` or another type, say nothing.
+    """
+    found: list[dict[str, Any]] = [  # Any: as above
+        {**item, "loc": tuple(piece for piece in item["loc"] if not _BRANCH.match(str(piece)))}
+        for item in error.errors(include_url=False)
+    ]
+    wrong = [item["type"] == "literal_error" or item["type"].endswith("_type") for item in found]
+    clear = {item["loc"] for item, off in zip(found, wrong, strict=True) if not off}
+    return [item for item, off in zip(found, wrong, strict=True) if not off or item["loc"] not in clear]
 
 
 def parse(part: type[P], data: Mapping[str, Any] | P, owner: str | None = None) -> P:

@@ -47,6 +47,8 @@ _DONE = "arm.json"
 _RESULTS = "src/suffuse/claims/results"
 _VERSION = 1
 # Of a recipe: what cannot change the trained weights.
+# What decides with which weights training begins, and who learns: no part of a recipe names these modules.
+_BEGINNINGS = ("suffuse.training.first_stages", "suffuse.training.players")
 _ASIDE = ("about", "technique", "out", "sampling", "evaluation")
 _ASIDE_TRAINING = (
     "minutes",
@@ -125,7 +127,7 @@ def model_identity(recipe: AnyRecipe) -> dict[str, str]:
     parts = [getattr(recipe, name) for name in type(recipe).model_fields if name not in _ASIDE]
     roots = modules_of(*parts) | {"suffuse.training.trainer", "suffuse.data.loader", "suffuse.models.denoiser"}
     changed = {} if _defaults() == _DEFAULTS else {"defaults": _defaults()}
-    return {"recipe": digest(_plain(recipe)), "source": source_hash(roots), **changed}
+    return {"recipe": digest(_plain(recipe)), "source": source_hash(roots, _BEGINNINGS), **changed}
 
 
 def _defaults() -> str:

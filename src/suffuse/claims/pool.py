@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from suffuse.base import files
-from suffuse.base.errors import RunError
+from suffuse.base.errors import RunError, SuffuseError
 from suffuse.claims.arms import Work, work
 from suffuse.training.lock import RunLock
 from suffuse.training.signals import Stop, Stopped
@@ -87,8 +87,10 @@ def _waves(items: Sequence[Work]) -> Iterator[list[Work]]:
 def _note(result: Callable[[], str], on_done: Callable[[str], None], failed: list[str]) -> None:
     try:
         on_done(result())
-    except RunError as error:
-        failed.append(str(error))
+    except BrokenProcessPool:
+        raise
+    except Exception as error:
+        failed.append(str(error) if isinstance(error, SuffuseError) else f"{type(error).__name__}: {error}")
 
 
 def _spread(items: Sequence[Work], jobs: int, on_done: Callable[[str], None], failed: list[str]) -> None:

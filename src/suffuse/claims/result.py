@@ -11,8 +11,10 @@ from typing import Any, Literal
 from suffuse.base import files
 from suffuse.base.errors import RunError
 from suffuse.claims.arms import exact_identity, measure_identity, model_identity, recipe_of
+from suffuse.claims.measures import Reconstruction
 from suffuse.claims.protocol import TIERS, Arm, Claim, ExactArm, Experiment, Finding, Tier, Values
 from suffuse.claims.verify import Checked
+from suffuse.training.recipe import Recipe
 
 __all__ = ["LEDGER", "Status", "dump", "identities", "read", "result_file", "status", "tiers_of", "write"]
 
@@ -34,7 +36,8 @@ def _identity(experiment: Experiment, arm: Arm | ExactArm) -> dict[str, Any]:  #
     if isinstance(arm, ExactArm):
         return {"exact": exact_identity(arm.exact)}
     recipe = recipe_of(experiment, arm, experiment.seeds_of(arm)[0])
-    measures = [measure_identity(measure)["source"] for measure in experiment.measures]
+    wanted = experiment.measures if isinstance(recipe, Recipe) else (Reconstruction(),)
+    measures = [measure_identity(measure)["source"] for measure in wanted]
     return {"model": model_identity(recipe), "measures": measures}
 
 

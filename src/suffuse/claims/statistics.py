@@ -68,8 +68,8 @@ def ratio_interval(values: Sequence[float], over: Sequence[float]) -> Interval:
     if min(over) <= 0 or min(values) < 0:
         raise UsageError(f"ratios need values above 0, not {min(values):g} over {min(over):g}")
     if min(values) == 0:  # the ratio is 0 for that seed, and so is the geometric mean
-        worst = max(value / below for value, below in zip(values, over, strict=True))
-        return Interval(0.0, 0.0, worst if len(values) > 1 else math.inf, len(values))
+        sure = len(values) > 1 and max(values) == 0  # logarithms of others have no interval with that of 0
+        return Interval(0.0, 0.0, 0.0 if sure else math.inf, len(values))
     logs = [math.log(value / below) for value, below in zip(values, over, strict=True)]
     mean, half = statistics.fmean(logs), _half_width(logs)
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half) if half < 700 else math.inf, len(logs))

@@ -49,6 +49,13 @@ def explain_failure(error: BaseException) -> int:
     if isinstance(code, int) and type(error).__name__ == "Stopped":
         note(f"suffuse: {error}")
         return code
+    if type(error).__name__ == "OutOfMemoryError":
+        first = str(error).split(". ", 1)[0]
+        note(f"suffuse: the GPU's memory is full ({first}); lower --batch (or training.batch), or use bfloat16")
+        return 1
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        note(f"suffuse: {error.filename!r}: {error.strerror}; check the path and who may use it")
+        return 1
     raise error
 
 

@@ -8,13 +8,11 @@ want the same one, the second waits and takes the first's.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from suffuse.base import files
 from suffuse.base.errors import RunError, UsageError
+from suffuse.base.locking import locked
 from suffuse.base.part import parse
 from suffuse.data.companion import Companion
 from suffuse.data.dataset import Dataset
@@ -82,7 +81,7 @@ def cached(root: Path | None, name: str, key: Mapping[str, object], fill: Callab
     notes: tuple[str, ...] = ()
     if _damage(folder) is not None:
         files.make_folder(around)
-        with _locked(around):
+        with locked(around):
             notes = _make(folder, name, fill)
     dataset = _open(folder, name)
     return replace(dataset, report=dataset.report.replace(notes=(*dataset.report.notes, *notes)))
@@ -97,18 +96,6 @@ def _damage(folder: Path) -> str | None:
     except (RunError, UsageError) as error:
         return str(error)
     return None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock: of two processes that want the same cache, the second waits and finds it made."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # a file system without locks: both decode, and the second is told that it was late
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _make(folder: Path, name: str, fill: Callable[[ArrayFile], Filled]) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class Dataset:
         """
         store = np.asarray(values)
         if store.dtype != np.uint8:
-            store = store.astype(np.float32)
+            store = store.astype(np.float32, copy=False)  # which may be a mapped file
         _check_values(name, store, latents=latents)
         wide = None if labels is None else np.asarray(labels).astype(np.int64)
         _check_labels(name, wide, len(store), len(classes))

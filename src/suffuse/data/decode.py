@@ -173,7 +173,7 @@ def _check_size(size: tuple[int, int], rules: PictureRules) -> None:
 def _upright(image: Image, applied: list[str]) -> Image:
     from PIL import ImageOps
 
-    if image.getexif().get(ORIENTATION, 1) == 1:
+    if image.getexif().get(ORIENTATION, 1) not in range(2, 9):
         return image
     applied.append("turned upright by EXIF")
     return ImageOps.exif_transpose(image)
@@ -186,7 +186,10 @@ def _eight_bit(image: Image, applied: list[str]) -> Image:
     if image.mode.startswith("I;16"):
         applied.append("16-bit grey scaled to 8 bits")
         deep = np.asarray(image).astype(np.uint32)
-        return fromarray(((deep + 128) // 257).astype(np.uint8))
+        grey = fromarray(((deep + 128) // 257).astype(np.uint8))
+        if isinstance(hidden := image.info.get("transparency"), int):  # one value stands for nothing
+            grey.putalpha(fromarray(np.where(deep == hidden, 0, 255).astype(np.uint8)))
+        return grey
     if image.mode in ("I", "F"):
         raise BadPicture(DEEP, f"mode {image.mode}")
     clear = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")

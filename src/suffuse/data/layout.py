@@ -184,6 +184,8 @@ def _root(pictures: Iterable[Picture], folders: Iterable[str]) -> str:
 def class_names(names: Iterable[str]) -> tuple[str, ...]:
     """Classes in order: by number where all are whole numbers, by name otherwise."""
     unique = set(names)
+    for name in unique:
+        _check_whole(name, "there is a class")
     if all(name.isascii() and name.isdecimal() for name in unique):
         return tuple(sorted(unique, key=lambda name: (int(name), name)))
     return tuple(sorted(unique))
@@ -220,6 +222,7 @@ def _rows(data: bytes, shown: str, folder: str) -> dict[str, tuple[int, Row]]:
             raise UsageError(f"line {number} of {shown} is not JSON ({error}); mend or remove it") from None
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise UsageError(f"line {number} of {shown} has no 'file_name'; each line needs one")
+        _check_whole(row["file_name"], f"line {number} of {shown} has file_name")
         given = PurePosixPath(row["file_name"])
         if given.is_absolute() or ".." in given.parts:
             raise UsageError(f"line {number} of {shown} leads out of the folder: {str(given)!r}; use names inside it")
@@ -301,6 +304,7 @@ def _label(row: Row, key: str, shown: str) -> str:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise UsageError(f"{shown} has {key} {value!r}; a label is a text or a whole number")
+    _check_whole(str(value), f"{shown} has {key}")
     return str(value)
 
 
@@ -308,8 +312,12 @@ def _caption(row: Row, key: str, shown: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise UsageError(f"{shown} has {key} {value!r}; a caption is a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON may hold half a pair of surrogates, which is no character
-        raise UsageError(f"{shown} has {key} {value!r}, which holds half a character; write it anew") from None
+    _check_whole(value, f"{shown} has {key}")
     return value
+
+
+def _check_whole(text: str, shown: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON may hold half a pair of surrogates, and names of files bytes that are no UTF-8
+        raise UsageError(f"{shown} {text!r}, which is no whole UTF-8; write it anew") from None

@@ -27,8 +27,9 @@ class Skipped(Part):
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Self:
-        """All of `names`, of which the first stay."""
-        return cls(count=len(names), first=tuple(names[:SHOWN]))
+        """All of `names`, of which the first stay; what is no UTF-8 in them is written as its bytes."""
+        first = (name.encode("utf-8", "backslashreplace").decode() for name in names[:SHOWN])
+        return cls(count=len(names), first=tuple(first))
 
     def __str__(self) -> str:
         # Names come from strangers: `repr` keeps newlines and control characters off the terminal.

@@ -84,6 +84,7 @@ def scheduler_of(path: PathPart, prediction: PredictionPart) -> dict[str, Any]: 
         "num_train_timesteps": path.indices,
         "prediction_type": kinds[prediction.kind],
         "clip_sample": False,
+        "timestep_spacing": "trailing",  # as ours, and the only one that starts at the last index
         "rescale_betas_zero_snr": path.zero_terminal_snr,
     }
     if path.straight_below is not None:

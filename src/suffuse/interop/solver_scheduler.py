@@ -10,6 +10,8 @@ starting them again changes nothing.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +26,7 @@ from suffuse.base.randomness import Draws
 from suffuse.interop.convert import process_of
 from suffuse.interop.scheduler_grids import grid_of
 from suffuse.process import Flow, FlowVelocity, PathPart, PredictionPart
-from suffuse.sampling import Adaptive, Estimate, Grid, GridPart, ListedTimes, Solver, SolverPart
+from suffuse.sampling import Adaptive, Estimate, Grid, GridPart, ListedTimes, Shifted, Solver, SolverPart
 from suffuse.sampling.solvers import OnGrid
 
 try:
@@ -42,6 +44,7 @@ __all__ = ["SolverScheduler"]
 
 Fields = str | Mapping[str, Any]  # Any: fields of a part
 _FLOW_STEPS = 1000  # what networks on the flow path are told: 1000 t
+_SHIFTING = ("shift", "use_dynamic_shifting", "time_shift_type")
 
 
 class _NotKnownError(Exception):
@@ -82,12 +85,16 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     """A solver on a grid, in the place of a scheduler. `like` makes one for a pipeline's process.
 
     Samples are ours, alpha x0 + sigma eps, so that `scale_model_input` does nothing. `timesteps` has an entry for each
-    network evaluation, so that a step of Heun has two. The state is kept in float32.
+    network evaluation, so that a step of Heun has two. Steps are computed in float32, and samples between them have the
+    pipeline's type.
 
     Args:
         solver: Kind, or fields.
         grid: Kind, or fields; the number of steps comes from `set_timesteps`.
         flow: Whether the process is the flow path with the velocity as prediction, told 1000 t.
+        shift, use_dynamic_shifting, time_shift_type: How sigmas that a pipeline of flow matching gives are shifted, as
+            by diffusers' schedulers: by a number, or by the `mu` that comes with them.
+        own_levels: Whether such sigmas give way to the grid, and only their number counts.
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type,
             rescale_betas_zero_snr: As of diffusers' DDPM family, where the process is a table of betas.
 
@@ -95,7 +102,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         UsageError: No such solver or grid, or one that cannot be driven by a pipeline.
     """
 
-    order = 1  # every timestep is one evaluation
+    order = 1  # evaluations of a step, by which pipelines find where an image begins; the solver's once there is a grid
 
     @register_to_config  # type: ignore[untyped-decorator]  # as above
     def __init__(
@@ -110,6 +117,10 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: Sequence[float] | None = None,
         prediction_type: str = "epsilon",
         rescale_betas_zero_snr: bool = False,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+        own_levels: bool = False,
     ) -> None:
         self._solver: SolverPart = _part(Solver, solver, "scheduler")
         self._grid: GridPart = _part(Grid, grid, "scheduler")
@@ -140,11 +151,13 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         """
         config = dict(getattr(scheduler, "config", scheduler))
         name = str(config.get("_class_name", type(scheduler).__name__))
-        flow = name.startswith("FlowMatch")
+        flow = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
         keys = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
         kept = {key: config[key] for key in (*keys, "num_train_timesteps", "rescale_betas_zero_snr") if key in config}
         if flow:
-            kept = {"num_train_timesteps": config.get("num_train_timesteps", _FLOW_STEPS)}
+            kept = {key: config[key] for key in _SHIFTING if config.get(key) is not None}
+            kept["shift"] = float(config.get("shift") or config.get("flow_shift") or 1.0)
+            kept["num_train_timesteps"] = config.get("num_train_timesteps", _FLOW_STEPS)
         elif "beta_schedule" not in config:
             raise UsageError(
                 f"scheduler {name!r} has neither a table of betas nor the flow path; pipelines of the DDPM family and "
@@ -152,7 +165,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
             )
         own = grid_of({**config, "_class_name": name}, 1).dump()
         del own["steps"]
-        made: SolverScheduler = cls(solver=solver, grid=own if grid is None else grid, flow=flow, **kept)
+        chosen = grid is not None
+        made: SolverScheduler = cls(solver=solver, grid=grid if chosen else own, flow=flow, own_levels=chosen, **kept)
         return made
 
     def _forget(self) -> None:
@@ -178,7 +192,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         device: str | torch.device | None = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
-        **_: Any,
+        mu: float | None = None,
+        **others: Any,
     ) -> None:
         """Lay the grid.
 
@@ -186,27 +201,50 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
             num_inference_steps: Steps of the solver, not evaluations.
             device: Where `timesteps` are put.
             timesteps: Times of your own where steps start, in the pipeline's unit.
-            sigmas: The same for the flow path, as sigmas, noise first; a last 0 is understood.
+            sigmas: The same for the flow path, as sigmas before they are shifted, noise first; a last 0 is understood.
+            mu: Logarithm of the shift, of processes whose shift depends on the size of the image.
+            others: Settings of other schedulers, at None.
 
         Raises:
-            UsageError: None of them, or times that do not fall.
+            UsageError: None of them, times that do not fall, no `mu` where the shift needs it, or a setting of another
+                scheduler.
         """
+        if meant := [name for name, value in others.items() if value is not None]:
+            raise UsageError(f"set_timesteps knows no {meant[0]}; it is another scheduler's, so leave it out")
         grid = self._grid
         if sigmas is not None and self.config["flow"]:
-            grid = ListedTimes(listed=tuple(float(sigma) for sigma in sigmas if sigma > 0))
+            listed = tuple(float(sigma) for sigma in sigmas if sigma > 0)
+            own = self.config["own_levels"]
+            grid = grid.replace(steps=len(listed)) if own else ListedTimes(listed=self._shifted(listed, mu))
         elif timesteps is not None:
             grid = ListedTimes(listed=tuple(float(t) / self._unit for t in timesteps))
         elif num_inference_steps is not None:
             grid = grid.replace(steps=num_inference_steps)
+            if mu is not None and self.config["use_dynamic_shifting"] and not self.config["own_levels"]:
+                grid = Shifted(steps=num_inference_steps, shift=self._shift(mu))
         else:
             raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas; give one of them")
         self._times = grid.times(self._path)
         self._asked = self._rehearsed()
+        counts = Counter(step for step, _, _ in self._asked)
+        self.order = counts[0] if all(count == counts[0] for step, count in counts.items() if step < max(counts)) else 1
         told = torch.tensor([t * self._unit for _, _, t in self._asked], dtype=torch.float64)
         whole = bool((told == told.round()).all())
         self.timesteps = (told.round().long() if whole else told.float()).to(device or "cpu")
         self.num_inference_steps = len(self.timesteps)
         self._forget()
+
+    def _shifted(self, sigmas: tuple[float, ...], mu: float | None) -> tuple[float, ...]:
+        """Sigmas as diffusers' flow-matching schedulers shift those that they are given."""
+        shift = self._shift(mu)
+        return tuple(shift / (shift + (1 / sigma - 1)) for sigma in sigmas)
+
+    def _shift(self, mu: float | None) -> float:
+        if not self.config["use_dynamic_shifting"]:
+            return float(self.config["shift"])
+        if mu is None:
+            raise UsageError("this process is shifted by the size of the image; give mu, as its pipelines do")
+        return math.exp(mu) if self.config["time_shift_type"] == "exponential" else mu
 
     def _rehearsed(self) -> list[tuple[int, int, float]]:
         """(step, evaluation within it, time) of all evaluations of the grid."""
@@ -295,6 +333,11 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         if not self._times:
             raise UsageError("call set_timesteps before step")
         starts = [step for step, count, at in self._asked if count == 0 and abs(at - t) < 1e-4 * max(1.0, abs(t))]
+        if starts and starts[0] and self.order == 1 and len(self._asked) > len(self._times) - 1:
+            raise UsageError(
+                f"solver {self._solver.kind!r} has steps of several numbers of evaluations, so that a pipeline cannot "
+                "find where an image begins; choose another for image to image"
+            )
         if not starts:
             raise UsageError(f"time {t * self._unit:g} is not one at which a step of the grid starts; use `timesteps`")
         self._step = self._offset = starts[0]
@@ -305,6 +348,10 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         level = self._path.level(timesteps.double().cpu() / self._unit, original_samples)
         alpha, sigma = (torch.as_tensor(value).to(original_samples) for value in (level.alpha, level.sigma))
         return alpha * original_samples + sigma * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """`add_noise` by the name and order that pipelines of flow matching use."""
+        return self.add_noise(sample, noise, timestep)
 
 
 class _Replay:

@@ -94,7 +94,11 @@ def _over(distance: float, unit: float) -> float:
 
 def _nearest_two(queries: Tensor, blocks: Iterable[Features], name: str) -> tuple[Tensor, Tensor, int]:
     """The two nearest of a stream of points: distances (n, 2) rising, places (n, 2), and how many points there were."""
-    best, place, seen = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64), 0
+    best, place, seen = (
+        queries.new_empty(len(queries), 0),
+        torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device),
+        0,
+    )
     rows = max(1, _NUMBERS // queries.shape[1])
     for block in blocks:
         points = points_of(block, name)

@@ -86,6 +86,11 @@ class ConditionerPart(Part, abc.ABC):
         return None
 
     @property
+    def draws(self) -> bool:
+        """Whether what it tells in training is drawn by the sample's key: two models then are not told the same."""
+        return False
+
+    @property
     def draws_from(self) -> str | None:
         """Run of a finished generator whose samples are its condition where none is given; None for most.
 

@@ -75,6 +75,9 @@ class Planned(Protocol):
         ...
 
 
+_REMEMBERED = 8  # embedded conditions of a batch: its own, those of guidance's other half, and both stacked
+
+
 class Denoiser(nn.Module):
     """x_t, t -> x0 for any network, path, prediction and time condition.
 
@@ -124,9 +127,18 @@ class Denoiser(nn.Module):
         return torch.full((batch,), value, device=self.device)
 
     def embed(self, cond: Conditions, batch: int, call: Call) -> Embedding:
-        """What the network gets of the conditions of `batch` samples."""
-        embedded: Embedding = self.conditioner(cond, batch, call.seeds)
-        return embedded
+        """What the network gets of the conditions of `batch` samples; made once for all steps of a sampling loop."""
+        memory = call.memory
+        if memory is None or not cond or call.seeds is not None or torch.is_grad_enabled():
+            embedded: Embedding = self.conditioner(cond, batch, call.seeds)
+            return embedded
+        key = (id(self), id(cond))
+        if key not in memory:
+            if len(memory) >= _REMEMBERED:
+                memory.clear()
+            memory[key] = cond, self.conditioner(cond, batch, None)  # kept, so that its id stays its own
+        found: Embedding = memory[key][1]
+        return found
 
     def evaluate(
         self, x: Tensor, t: float | Tensor, cond: Conditions | None = None, call: Call | None = None

@@ -187,7 +187,14 @@ def _amount_embedding(width: int) -> nn.Module:
     waves = Sinusoids(_WAVES, freq_shift=0, cosine_first=False)
     last = nn.Linear(width, width)
     zero_weights(last)
-    return nn.Sequential(waves, nn.Linear(_WAVES, width), nn.SiLU(), last)
+    return _AmountEmbedding(waves, nn.Linear(_WAVES, width), nn.SiLU(), last)
+
+
+class _AmountEmbedding(nn.Sequential):
+    def forward(self, amount: Tensor) -> Tensor:
+        waves, first, act, last = self
+        found: Tensor = last(act(first(waves(amount).to(first.weight.dtype))))
+        return found
 
 
 class LowResolution(BesidePart):
@@ -244,6 +251,11 @@ class LowResolution(BesidePart):
         if self.beside is not None and self.beside.reader != NoCondition():
             raise ValueError("the picture beside the small image has a reader of its own; give conditioner.reader")
         return self
+
+    @property
+    def draws(self) -> bool:
+        """The noise of the augmentation."""
+        return self.augmentation is not None
 
     @property
     def companion(self) -> str | None:

@@ -110,6 +110,11 @@ class Reconstruction(ConditionerPart):
     density: LatentDensity = LatentDensity()
     network: Autoencoder = VectorVAE()
 
+    @property
+    def draws(self) -> bool:
+        """Vectors of the posterior."""
+        return True
+
     def extra_channels(self, shape: tuple[int, ...]) -> int:
         """The data's channels and the one that says whether there is an image."""
         self.network.latent_shape(shape)

@@ -97,6 +97,11 @@ class Semantic(BesidePart):
         return self.compressor.latent_channels
 
     @property
+    def draws(self) -> bool:
+        """What is corrupted and hidden."""
+        return self.corruption.drop > 0 or self.corruption.noise > 0 or self.text_dropout > 0
+
+    @property
     def sees_images(self) -> bool:
         """The pictures behind the latents."""
         return True

@@ -17,7 +17,6 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
 from suffuse.objectives.batches import training_conditions
-from suffuse.objectives.frozen import denoise_elsewhere
 from suffuse.objectives.teacher import TeacherStep
 from suffuse.process import Pair, PathPart, aim, expand, transfer
 
@@ -106,11 +105,11 @@ class _BootstrapLoss(nn.Module):
             x_s = part.teacher.step(teacher, path, x_t, pair, cond)
             target = aim(x_top, x_s, top, there)
             factor = expand(1 - path.alpha(t) * path.sigma(s) / (path.sigma(t) * path.alpha(s)), eps)
-            last = torch.full_like(t, path.t_max)
-            clean = denoise_elsewhere(teacher, path, x_top, last, cond)
         error = ((signal(s) - target) / factor).float().square().flatten(1).mean(1)
         losses = {"bootstrap": error}
         if part.boundary:
+            with torch.no_grad():
+                clean = part.teacher.denoised(teacher, path, x_top, torch.full_like(t, path.t_max), cond)
             start = (signal(path.t_max) - clean).float().square().flatten(1).mean(1)
             losses["boundary"] = part.boundary * start
         return losses

@@ -23,7 +23,7 @@ from suffuse.models.denoiser import Denoiser, Evaluation
 from suffuse.models.flow_map import FlowMap, FlowMapSettings
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
 from suffuse.objectives.batches import data_and_noise, training_conditions
-from suffuse.objectives.frozen import FrozenRun, load_frozen
+from suffuse.objectives.frozen import FrozenRun, check_told_alike, load_frozen
 from suffuse.objectives.pair_metric import PairMetric, PseudoHuber
 from suffuse.objectives.targets import SameWeights, TargetWeights
 from suffuse.objectives.teacher import TeacherStep
@@ -163,6 +163,10 @@ class Consistency(ObjectivePart):
         """Refuse settings that would have no effect."""
         if isinstance(self.pairs, GridPairs):
             return
+        if self.end == "t_min":
+            raise UsageError(
+                f"pairs {self.pairs.kind!r} reach clean data, beyond the end t_min of the map; set objective.end=clean"
+            )
         if getattr(self.metric, "c", None) == "grid":
             raise UsageError(
                 f"metric.c 'grid' follows the number of a grid's intervals, but pairs {self.pairs.kind!r} have no "
@@ -181,6 +185,8 @@ class Consistency(ObjectivePart):
                 "objective 'consistency' trains a flow map, but this model is a denoiser; build it with "
                 "ModelConfig(flow_map=objective.flow_map())"
             )
+        if self.teacher is not None or self.truncation is not None:
+            check_told_alike(model, "first stage" if self.teacher is None else "teacher")
         return ConsistencyLoss(self, model)
 
 

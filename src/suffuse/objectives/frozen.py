@@ -17,7 +17,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.models.pretrained import load_model
 from suffuse.process import PathPart
 
-__all__ = ["FrozenRun", "check_space", "denoise_elsewhere", "load_frozen"]
+__all__ = ["FrozenRun", "check_space", "check_told_alike", "denoise_elsewhere", "load_frozen"]
 
 _FAR = 20.0  # half log-SNR beyond which a path is pure noise, or clean
 
@@ -68,6 +68,25 @@ def load_frozen(frozen: FrozenRun, like: Denoiser, role: str) -> Denoiser:
                 "same conditioner for both"
             )
     return model.to(like.device).requires_grad_(requires_grad=False)
+
+
+def check_told_alike(model: Denoiser, role: str) -> None:
+    """Refuse to train against a frozen model what is told something drawn anew: the other would not be told the same.
+
+    Args:
+        model: The one that is trained.
+        role: What the frozen one is, for messages.
+
+    Raises:
+        UsageError: Its conditioner draws in training.
+    """
+    part = None if model.config is None else model.config.conditioner
+    if part is not None and part.draws:
+        raise UsageError(
+            f"conditioner {part.kind!r} tells something that is drawn anew in training, of which the {role} would not "
+            "know; train without that noise (augmentation=null, corruption and text_dropout of 0), or without the "
+            f"{role}"
+        )
 
 
 def check_space(ours: Denoiser, theirs: Denoiser, name: str) -> None:

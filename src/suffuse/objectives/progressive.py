@@ -17,6 +17,7 @@ from suffuse.models.denoiser import Denoiser
 from suffuse.objectives.base import Objective, ObjectivePart, Progress
 from suffuse.objectives.batches import data_and_noise, training_conditions
 from suffuse.objectives.denoising import denoising_loss
+from suffuse.objectives.frozen import check_told_alike
 from suffuse.process import PathPart, TruncatedSNR, Weighting, aim, perturb, transfer
 
 __all__ = ["Progressive", "ProgressiveLoss"]
@@ -57,6 +58,11 @@ class Progressive(ObjectivePart):
     def check(self, path: PathPart, steps: int) -> None:
         """Halvings must be whole, and every stage needs a step."""
         ratio = self.first / self.last
+        if path.told_scale is None:
+            raise UsageError(
+                f"objective 'progressive' divides the path's times evenly, which span decades on {path.kind!r}; use "
+                "path vp or flow"
+            )
         if ratio < 1 or ratio != 2 ** (self.stages - 1):
             raise UsageError(
                 f"objective.first is {self.first} and objective.last {self.last}; the steps are halved from stage to "
@@ -68,6 +74,7 @@ class Progressive(ObjectivePart):
     def build(self, model: Denoiser) -> Objective:
         """A module: the teacher of the stage is part of a checkpoint."""
         self.check(model.path, self.stages)
+        check_told_alike(model, "teacher")
         return ProgressiveLoss(self, model)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -125,5 +126,6 @@ class _ContinuousLoss(nn.Module):
         error = (mine - frozen + tangent / (length + part.c)).float().square().flatten(1).mean(1)
         if self.weight is None:
             return {"continuous_consistency": error}
-        weight = self.weight(model.told(t, len(x0)))
+        with torch.autocast(x0.device.type, enabled=False):  # it goes into an exponential
+            weight = self.weight(model.told(t, len(x0)))
         return {"continuous_consistency": weight.exp() * error, "weight": -weight}

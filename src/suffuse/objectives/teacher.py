@@ -54,14 +54,15 @@ class TeacherStep(FrozenRun):
         alpha_s = expand(path.alpha(pair.s), x)
         # x / alpha by way of sigma: finite where a path ends in pure noise, for which the pair has a stand-in of r.
         u = x * (r_t / expand(path.sigma(pair.t), x))
-        slope = (u - self._denoise(teacher, path, x, pair.t, cond)) / r_t
+        slope = (u - self.denoised(teacher, path, x, pair.t, cond)) / r_t
         moved = u + (r_s - r_t) * slope
         if self.solver == "heun":
-            second = (moved - self._denoise(teacher, path, alpha_s * moved, pair.s, cond)) / r_s.clamp_min(1e-12)
+            second = (moved - self.denoised(teacher, path, alpha_s * moved, pair.s, cond)) / r_s.clamp_min(1e-12)
             moved = torch.where(r_s > 0, u + (r_s - r_t) * (slope + second) / 2, moved)
         return alpha_s * moved
 
-    def _denoise(self, teacher: Denoiser, path: PathPart, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+    def denoised(self, teacher: Denoiser, path: PathPart, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        """The teacher's estimate of x0, guided as asked, on the student's path: (B, ...)."""
         with_cond = denoise_elsewhere(teacher, path, x, t, cond)
         if self.guidance == 1.0 or not cond:
             return with_cond

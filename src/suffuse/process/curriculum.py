@@ -82,10 +82,12 @@ class Doubling(CurriculumPart):
     @property
     def stages(self) -> int:
         """How many there are."""
-        return int(math.log2(self.s1 // self.s0)) + 1
+        return math.ceil(math.log2(self.s1 / self.s0)) + 1
 
     def intervals(self, step: int, total: int) -> int:
-        """min(s0 2**floor(k / K'), s1) with K' = floor(K / stages)."""
+        """min(s0 2**floor(k / K'), s1) with K' = floor(K / stages): the last stage, too, has its share where s1 is no
+        power of two times s0, for which the source's logarithm leaves it a fraction.
+        """
         return min(self.s0 << (step // max(total // self.stages, 1)), self.s1)
 
     def check(self, total: int) -> None:

@@ -198,7 +198,7 @@ class LogStudentT(NoiseLevelsPart):
 
     def quantile(self, u: Tensor, path: PathPart) -> Tensor:
         """Read off a table of the distribution function: its inverse has no closed form."""
-        logs, shares = (table.to(u.device) for table in _student_table(self))
+        logs, shares = _student_table(self, u.device)
         place = torch.searchsorted(shares, u).clamp(1, len(shares) - 1)
         below, above = shares[place - 1], shares[place]
         inside = (u - below) / (above - below)
@@ -206,7 +206,7 @@ class LogStudentT(NoiseLevelsPart):
 
     def cdf(self, t: Tensor, path: PathPart) -> Tensor:
         """Of log(sigma / alpha), within the range."""
-        logs, shares = (table.to(t.device) for table in _student_table(self))
+        logs, shares = _student_table(self, t.device)
         found = -path.half_log_snr(t)
         place = torch.searchsorted(logs, found).clamp(1, len(logs) - 1)
         inside = ((found - logs[place - 1]) / (logs[place] - logs[place - 1])).clamp(0, 1)
@@ -237,7 +237,7 @@ def _student_share(part: LogStudentT) -> float:
 
 
 @functools.lru_cache(maxsize=16)
-def _student_table(part: LogStudentT) -> tuple[Tensor, Tensor]:
+def _student_table(part: LogStudentT, device: torch.device) -> tuple[Tensor, Tensor]:
     """log(sigma / alpha) and the distribution function there, dense where the law is narrow: (n,) float64 each."""
     import numpy as np
     from scipy.special import stdtr
@@ -246,7 +246,7 @@ def _student_table(part: LogStudentT) -> tuple[Tensor, Tensor]:
     x = np.sinh(np.linspace(np.arcsinh(low), np.arcsinh(high), 20_001))
     shares = stdtr(part.df, x)
     shares = (shares - shares[0]) / (shares[-1] - shares[0])
-    return torch.from_numpy(part.mean + part.scale * x), torch.from_numpy(shares)
+    return torch.from_numpy(part.mean + part.scale * x).to(device), torch.from_numpy(shares).to(device)
 
 
 def _normal_cdf(z: Tensor) -> Tensor:

@@ -239,6 +239,12 @@ class GapPairs(PairsPart):
     def check(self, path: PathPart, total: int) -> None:
         """Every stage needs a step."""
         self.levels.check(path)
+        last = self.levels.quantile(torch.tensor([1 - 1e-9], dtype=torch.float64), path)
+        if not bool((path.sigma(last) / path.alpha(last)).isfinite()):
+            raise UsageError(
+                f"pairs 'gap' need sigma / alpha, but levels {self.levels.kind!r} draw the end of path {path.kind!r}, "
+                "where it is infinite; use levels that stop before it (levels.beyond=0), or pairs=grid"
+            )
         if total < self.stages:
             raise UsageError(
                 f"pairs 'gap' have {self.stages} stages, but the run has only {total} steps; raise training.steps or "

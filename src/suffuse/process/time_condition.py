@@ -103,7 +103,7 @@ class Remap(TimeConditionPart):
     def told(self, t: Tensor, path: PathPart) -> Tensor:
         """1000 sigma(t) / sigma(t_max), or 1000 (relative time)**power; both run from 0 to 1000."""
         if self.by == "sigma":
-            return 1000 * path.sigma(t) / path.sigma(torch.tensor(path.t_max, dtype=torch.float64, device=t.device))
+            return 1000 * path.sigma(t) / path.sigma(torch.tensor(path.t_max, dtype=torch.float64)).item()
         return 1000 * ((t - path.t_clean) / (path.t_max - path.t_clean)) ** self.power
 
 

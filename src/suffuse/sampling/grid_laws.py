@@ -17,11 +17,13 @@ from suffuse.sampling.grid import GridPart
 __all__ = ["AlignYourSteps", "BetaLaw", "Shifted"]
 
 _PURE_NOISE = -16.0  # half log-SNR
-# sigma / alpha at ten steps, noise first; sabour2024ays, Section 5 and the tables that came with it.
+# sigma / alpha at the ends of ten steps, noise first, of which the last stands for clean data; sabour2024ays, Section 5
+# and the tables that came with it.
+
 _TABLES = {
-    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
-    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113),
-    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
 }
 
 
@@ -89,7 +91,7 @@ class AlignYourSteps(GridPart):
     def nodes(self, path: PathPart) -> Tensor:
         """The table's levels, or levels between them."""
         table = np.log(_TABLES[self.model])
-        places = np.linspace(0, len(table) - 1, self.steps)
+        places = np.linspace(0, len(table) - 1, self.steps + 1)[:-1]
         sigma = torch.from_numpy(np.exp(np.interp(places, np.arange(len(table)), table)))
         # A model's own prior may end a hair below the printed value.
         lam = path.half_log_snr(torch.tensor([path.t_max], dtype=torch.float64))

@@ -86,7 +86,7 @@ class _Guided:
 
     def __init__(self, guided: Denoise, cond: Conditions | None, times: tuple[float, ...]) -> None:
         self.guided, self.cond = guided, cond
-        self.call = Call(step=0, steps=len(times) - 1, times=times)
+        self.call = Call(step=0, steps=len(times) - 1, times=times, memory={})
         self.shift: Tensor | None = None
         self.evaluations = self.backward = 0.0
 

@@ -183,7 +183,9 @@ class ImageJudge(Judge):
         ruler, features = self._ruler(ruler), self._features(made)
         size = min(1000, min(len(features), len(self.real)) // 2)
         kernel = kernel_distance(features, self.real, seed=0, size=size, subsets=20)
-        few, real = features[:_NEIGHBOURS], self.real[:_NEIGHBOURS]
+        few = features[:_NEIGHBOURS]
+        # The reference is in the order of its classes: some of all of them.
+        real = self.real[permutation(0, "neighbours", 0, len(self.real))[:_NEIGHBOURS].numpy()]
         manifold = precision_recall(real, few)
         cover = density_coverage(real, few)
         named = {

@@ -245,14 +245,26 @@ def named(part: Part) -> str:
 
 
 def _guidance(run: OpenRun, scale: float | None) -> GuidancePart:
-    """The run's own guidance at the scale asked for: an interval of noise levels stays."""
+    """The run's own guidance at the scale asked for: all else that belongs to it stays."""
     own = run.sampling.guidance
     if scale is None:
         return own
     if not run.model.conditioner.reads:
         raise UsageError("cfg needs a conditional model, but this one knows no conditions; leave cfg out")
+    return _scaled(own, scale)
+
+
+def _scaled(own: GuidancePart, scale: float) -> GuidancePart:
+    inner = getattr(own, "inner", None)
+    if isinstance(inner, GuidancePart):  # what guides beside it stays
+        return own.replace(inner=_scaled(inner, scale))
     if isinstance(own, CFGPlusPlus):  # its 1 is not none
         return own.replace(scale=scale)
+    if not isinstance(own, CFG | NoGuidance):
+        raise UsageError(
+            f"this run is sampled with guidance {own.kind!r}, which has no scale of classifier-free guidance; leave "
+            "cfg out"
+        )
     if scale == 1:
         return NoGuidance()
     return own.replace(scale=scale) if isinstance(own, CFG) else CFG(scale=scale)

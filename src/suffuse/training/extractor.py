@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from suffuse.base import files
 from suffuse.base.batch import Batch
 from suffuse.base.errors import RunError, SuffuseError, UsageError
+from suffuse.base.locking import locked
 from suffuse.base.randomness import keys, normal, permutation, uniform
 from suffuse.base.weights import load_weights, read_safetensors, save_safetensors
 from suffuse.metrics.ruler import Versions
@@ -323,7 +325,8 @@ def _load(folder: Path, plan: _Plan) -> TrainedFeatures:
     """
     files.verify(folder)
     facts = files.read_json(folder / "features.json")
-    if facts.get("format_version") != FORMAT_VERSION or facts.get("plan") != asdict(plan):
+    made = {**facts.get("plan", {}), "data": plan.data}  # the same pictures by another name have the same features
+    if facts.get("format_version") != FORMAT_VERSION or made != asdict(plan):
         raise RunError(f"{folder} holds features that were trained in another way")
     network = _network(plan)
     load_weights(network, read_safetensors(folder / "features.safetensors", finite=True), owner=str(folder))
@@ -378,18 +381,31 @@ def train_extractor(
     """
     plan = _plan(dataset, seed)
     folder = cache / f"{plan.fingerprint}-features-v{FORMAT_VERSION}" / f"seed-{seed}" if cache is not None else None
-    note = None
-    if folder is not None and folder.exists():
-        try:
+    if folder is None:
+        return _trained(dataset, plan, progress, None)[0]
+    if folder.exists():
+        with suppress(SuffuseError):
             return _load(folder, plan)
-        except SuffuseError as error:
-            note = f"kept features were damaged and have been trained anew: {error}"
-            files.discard(folder)
+    files.make_folder(folder.parent)
+    with locked(folder.parent):
+        note = None
+        if folder.exists():  # made while this process waited, or damaged
+            try:
+                return _load(folder, plan)
+            except SuffuseError as error:
+                note = f"kept features were damaged and have been trained anew: {error}"
+                files.discard(folder)
+        features, network = _trained(dataset, plan, progress, note)
+        _keep(folder, plan, features, network)
+    return features
+
+
+def _trained(
+    dataset: ImageData, plan: _Plan, progress: Callable[[int, int, float], None] | None, note: str | None
+) -> tuple[TrainedFeatures, _Network]:
+    seed = plan.seed
     order = permutation(seed, "features: held out", 0, len(dataset))
     held = max(1, round(_HELD_OUT * len(dataset)))
     network = _fit(dataset, plan, order[held:], progress)
     accuracy = _accuracy(dataset, plan, network, order[:held])
-    features = TrainedFeatures(plan, network, accuracy=accuracy, held_out=held, note=note)
-    if folder is not None:
-        _keep(folder, plan, features, network)
-    return features
+    return TrainedFeatures(plan, network, accuracy=accuracy, held_out=held, note=note), network

@@ -24,7 +24,7 @@ Note = Callable[[str], None]
 Samples = Dataset | Buckets
 
 
-def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[AnyResolved, Samples]:
+def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[AnyResolved, Samples, str]:
     """Read the data (the first process fills the caches for the others) and let them decide what is open.
 
     Args:
@@ -32,6 +32,9 @@ def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[A
         folder: Of the run.
         world: The processes.
         note: Told what the data are and what was chosen; only of the first process.
+
+    Returns:
+        The recipe and its model; the samples; the fingerprint of the data as they came, before any codec.
 
     Raises:
         UsageError: The data cannot be read, or recipe and data do not go together.
@@ -51,7 +54,7 @@ def loaded(recipe: AnyRecipe, folder: Path, world: World, note: Note) -> tuple[A
     resolved = _resolved(recipe, images, samples, folder)
     for line in (*resolved.notes, *_remarks(resolved.recipe, world)):
         told(line)
-    return resolved, samples
+    return resolved, samples, images.fingerprint
 
 
 def _resolved(recipe: AnyRecipe, images: Dataset, samples: Samples, folder: Path) -> AnyResolved:

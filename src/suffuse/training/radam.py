@@ -54,6 +54,8 @@ class RAdam(torch.optim.AdamW):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # nothing is returned
         """Take a step with the gradients that are there."""
         (group,) = self.param_groups
+        if all(p.grad is None for p in group["params"]):
+            return  # a player that sits the step out has not taken it
         lr, eps, decay = group["lr"], group["eps"], group["weight_decay"]
         beta1, beta2 = group["betas"]
         step = self._steps_taken() + 1

@@ -89,6 +89,11 @@ class Recipe(RecipePart):
                 f"objective {objective.kind!r} takes derivatives through the network, which a compiled one does not "
                 "give; set training.compile=false"
             )
+        if objective.differentiates and getattr(self.network, "checkpointing", False):
+            raise UsageError(
+                f"objective {objective.kind!r} takes derivatives through the network, which one that computes its "
+                "blocks again does not give; set network.checkpointing=false"
+            )
         if self.init is not None and _of_run(self.conditioner):
             raise UsageError(
                 "init gives the model all weights, also those of its text encoder, so that conditioner.run would do "

@@ -174,16 +174,20 @@ def merged(base: Tree, changes: Tree) -> Tree:
 def overrides_of(pairs: Sequence[str], recipe: Tree) -> Tree:
     """What `key=value` overrides change of a recipe, as plain data.
 
+    Of two that say the same the last counts; `data=` and `kind`s come before all others, which change what they choose.
+
     Raises:
-        UsageError: No such key, or a value that is no YAML.
+        UsageError: No such key, no value, a value that is no YAML, or two budgets.
     """
     kind, tree = _kind(recipe), Tree()
-    for pair in pairs:
+    for pair in sorted(pairs, key=_reach):
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"override {pair!r} is not key=value; write for example steps=200 or optimiser.lr=1e-4")
         if key.split(".")[0] not in {*SHORT, *kind.model_fields}:
             raise unknown_name("recipe key", key, [*SHORT, *kind.model_fields])
+        if not text and key in ("data", "out"):
+            raise UsageError(f"override {pair!r} has no value; give a path, or leave it out")
         if key == "data":
             tree = merged(tree, {"data": data_from(text)})
             continue
@@ -197,9 +201,21 @@ def overrides_of(pairs: Sequence[str], recipe: Tree) -> Tree:
             value = {name: value}
         tree = merged(tree, value)
     training = tree.get("training")
-    if isinstance(training, dict) and "steps" in training:
-        training.setdefault("minutes", None)  # who names steps does not want a recipe's budget of time
+    # Who names steps does not want a recipe's budget of time.
+    if isinstance(training, dict) and "steps" in training and training.setdefault("minutes", None) is not None:
+        raise UsageError("steps and minutes both say how long to train; give one of them")
+    optimiser = tree.get("optimiser")
+    if isinstance(optimiser, dict) and isinstance(recipe.get("optimiser"), dict):
+        tree["optimiser"] = {**recipe["optimiser"], **optimiser}  # another kind has the same fields
     return tree
+
+
+def _reach(pair: str) -> tuple[int, int]:
+    """Rank of an override: the data, then kinds of parts, the outer ones first, then all others as they come."""
+    key = pair.partition("=")[0]
+    if key == "data":
+        return 0, 0
+    return (1, key.count(".")) if key.endswith(".kind") else (2, 0)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> AnyRecipe:

@@ -35,6 +35,7 @@ from suffuse.training.optimiser import learning_rate
 from suffuse.training.recipe_base import RecipePart
 from suffuse.training.recipe_files import dump_recipe, load_recipe
 from suffuse.training.recipes import AnyRecipe, AnyResolved
+from suffuse.training.resumed import changes_told, check_data, check_resumed
 from suffuse.training.run_files import CHECKPOINTS, LATENTS_PICTURE, RECIPE_FILE, STAGE_FILE, STAGES, STAGES_FILE
 from suffuse.training.settings import TrainingSettings
 from suffuse.training.signals import Stop, Stopped
@@ -43,6 +44,12 @@ from suffuse.training.trainer import Trainer
 from suffuse.training.world import World, joined
 
 __all__ = ["RECIPE_FILE", "Finished", "Watcher", "check_recipe", "check_resumable", "train"]
+
+
+_FULL = (
+    "the GPU's memory is full; raise training.accumulate, lower training.batch, or use training.precision=bfloat16 or "
+    "network.checkpointing=true"
+)
 
 
 @dataclass(frozen=True)
@@ -114,15 +121,20 @@ def train(recipe: AnyRecipe, name: str, *, resume: bool = False, watcher: Watche
             world.first_alone(lambda: held.enter_context(RunLock(folder)), f"lock {folder}")
             with stop.interruptible():
                 if resume:
-                    recipe = kept(recipe, load_recipe(str(folder / RECIPE_FILE)))
+                    recorded = load_recipe(str(folder / RECIPE_FILE))
+                    check_resumed(recipe, recorded)
+                    for line in changes_told(recipe, recorded) if world.first else ():
+                        watcher.note(line)
+                    recipe = kept(recipe, recorded)
                 asked = recipe
                 whole = world.first_alone(lambda: embedded(asked, folder), "copy the frozen models")
-                resolved, dataset = loaded(whole or embedded(asked, folder), folder, world, watcher.note)
+                resolved, dataset, data = loaded(whole or embedded(asked, folder), folder, world, watcher.note)
                 resolved = _timed(resolved, dataset, folder, world, watcher, resume=resume)
                 if resume:
                     check_resumable(folder)
                 found = find_latest(folder / CHECKPOINTS)  # of a run that is resumed
                 session = _Session(resolved, dataset, folder, world, stop, watcher, fresh=found.path is None)
+                session.data = data
                 if resume:
                     session.resume(found)
             return session.run()
@@ -228,6 +240,7 @@ class _Session:
         self.report: dict[str, Tensor] = {}
         self.remarked: set[str] = set()
         self.saved_at = -1
+        self.data = ""  # fingerprint of what it learns from
 
     def resume(self, found: Found) -> None:
         """Go back to the newest whole checkpoint."""
@@ -237,7 +250,13 @@ class _Session:
             self.watcher.note("no checkpoint yet: starting from step 0")
             return
         state = load_checkpoint(found.path)
+        check_data(self.data, state.get("data"))
         self.trainer.load(state)
+        if self.trainer.step > self.settings.steps:
+            raise UsageError(
+                f"training.steps is {self.settings.steps}, but the run has taken {self.trainer.step}; ask for more, or "
+                "leave steps as they were"
+            )
         self.meter.load(state["meter"], self.world.device)
         self.saved_at = self.trainer.step
         self.watcher.note(f"resumed at step {self.trainer.step} from {found.path.name}")
@@ -248,10 +267,10 @@ class _Session:
         log = self._open_log()
         try:
             self._train(log)
-        except RunError as error:
+        except (RunError, torch.OutOfMemoryError) as error:
             last = find_latest(self.folder / CHECKPOINTS).path
             left = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-            raise RunError(f"{error}; {left}") from error
+            raise RunError(f"{error if isinstance(error, RunError) else _FULL}; {left}") from error
         finally:
             if log is not None:
                 log.close()
@@ -319,7 +338,7 @@ class _Session:
     def _save(self) -> None:
         """Checkpoint, then the model that the world sees: also after a kill between the two."""
         self.trainer.check_finite(self.report)
-        state = {**self.trainer.state(), "meter": self.meter.state(self.world)}
+        state = {**self.trainer.state(), "meter": self.meter.state(self.world), "data": self.data}
         if not self.world.first:
             return
         if self.saved_at != self.trainer.step:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +12,9 @@ from suffuse.base.part import Part
 from suffuse.sampling import DPMSolverPP, Grid, Guidance, NoGuidance, Solver, Uniform
 
 __all__ = ["EvaluationSettings", "OptimiserSettings", "SamplingSettings", "TrainingSettings"]
+
+
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimiserSettings(Part):
@@ -30,7 +34,7 @@ class OptimiserSettings(Part):
 
     kind: Literal["adamw", "radam"] = "adamw"
     lr: float = Field(default=2e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: int = Field(default=0, ge=0)
@@ -63,7 +67,7 @@ class TrainingSettings(Part):
     """
 
     steps: int = Field(default=10_000, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     batch: int = Field(default=128, ge=1)
     accumulate: int = Field(default=1, ge=1)
     ema: tuple[float, ...] = Field(default=(500_000.0,), min_length=1)
@@ -82,8 +86,9 @@ class TrainingSettings(Part):
 
     @model_validator(mode="after")
     def _positive_half_lives(self) -> TrainingSettings:
-        if any(half_life <= 0 for half_life in self.ema) or len(set(self.ema)) < len(self.ema):
-            raise ValueError(f"ema {self.ema} must be different half-lives above 0, in images")
+        names = {f"{half_life:.0f}" for half_life in self.ema if math.isfinite(half_life) and half_life > 0}
+        if len(names) < len(self.ema):
+            raise ValueError(f"ema {self.ema} must be different half-lives above 0, in whole images")
         return self
 
 

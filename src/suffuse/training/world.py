@@ -46,9 +46,13 @@ class World:
         """
         if self.size == 1:
             return
+        parameters = list(parameters)
+        if not self.any(any(p.grad is not None for p in parameters)):
+            return  # a player that sits the step out, in every process
+        for p in parameters:
+            if p.grad is None and p.requires_grad:  # another process may have used what this one did not
+                p.grad = torch.zeros_like(p)
         grads = [p.grad for p in parameters if p.grad is not None]
-        if not grads:  # a player that sits the step out, in every process
-            return
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         dist.all_reduce(flat)
         flat /= self.size

@@ -67,7 +67,7 @@ def halves(
         return uncond, denoise(x, t, cond, call).x0
     seeds = None if call.seeds is None else call.seeds.repeat(2)
     both = call.replace(streams=("uncond", "cond"), seeds=seeds)
-    stacked = denoise(x.repeat(2, *(1,) * (x.ndim - 1)), t, cond.absent().cat(cond), both).x0
+    stacked = denoise(x.repeat(2, *(1,) * (x.ndim - 1)), t, cond.both, both).x0
     uncond, given = stacked.chunk(2)
     return uncond, given
 
@@ -119,7 +119,7 @@ class CFG(Interval):
             level = path.level(t)
             if not self.covers(level):
                 return denoise(x, t, cond, call)
-            if self.scale == 0.0:
+            if self.most_evaluations == 1:  # the scale is 0
                 return denoise(x, t, cond.absent(), call.replace(streams=("uncond",)))
             uncond, given = halves(denoise, x, t, cond, call, together=self.together)
             return Estimate(combine(x, uncond, given, level, call))

@@ -57,7 +57,7 @@ class DPS(GradientGuidance):
         if not cond:
             return cond
         values = {name: value for name, value in cond.values.items() if name != _NAME}
-        return Conditions(values, {name: cond.present[name] for name in values})
+        return Conditions(values, {name: cond.present[name] for name in values}, cond.instead)
 
     def steered(
         self, inside: Inside, x: Tensor, t: float, cond: Conditions | None, call: Call, level: Level

@@ -46,6 +46,11 @@ class APG(CFG):
     longest: float = Field(default=math.inf, gt=0)
     momentum: float = Field(default=0.0, gt=-1, lt=1)
 
+    @property
+    def most_evaluations(self) -> int:
+        """Two, or one at scale 1: at 0 the difference still counts, less what is taken off it."""
+        return 1 if self.scale == 1.0 else 2
+
     def combiner(self) -> Combine:
         """With a memory of its own."""
         running = _Running()
