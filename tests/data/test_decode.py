@@ -115,6 +115,23 @@ def test_cmyk_becomes_rgb():
     assert found.applied == ("CMYK made RGB",)
 
 
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_means_nothing_changes_nothing(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    wide = np.zeros((4, 8, 3), np.uint8)
+    found = decode(encoded(Image.fromarray(wide), exif=exif), PictureRules())
+    assert "turned upright by EXIF" not in found.applied
+
+
+def test_a_transparent_value_of_a_deep_grey_picture_is_not_seen():
+    deep = np.full((4, 4), 30000, np.uint16)
+    deep[1, 2] = 12345
+    found = decode(encoded(Image.fromarray(deep), transparency=12345), PictureRules())
+    assert found.pixels[1, 2].max() == 255
+    assert found.pixels[0, 0].max() == round(30000 / 257)
+
+
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter: the viewer turns it back clockwise

@@ -368,3 +368,10 @@ def test_in_latents_the_small_image_may_be_that_of_the_picture_behind() -> None:
         LowResolution(factor=2, of="image").seeing((3, 16, 16)).build(0, (4, 4, 4))
     with pytest.raises(UsageError, match="told no image with the latents"):
         live.observe(torch.zeros(2, 4, 4, 4), Conditions())
+
+
+def test_the_amount_of_noise_is_told_in_the_weights_own_type() -> None:
+    part = LowResolution(factor=2, augmentation={"noise": 1.0})
+    live = part.build(16, (1, 8, 8)).to(torch.bfloat16).eval()
+    cond = Conditions.of(low_res=torch.zeros(2, 1, 4, 4, dtype=torch.bfloat16))
+    assert live(cond, 2).vector.dtype == torch.bfloat16

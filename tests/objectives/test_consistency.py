@@ -38,6 +38,7 @@ from suffuse.process import (
     Pair,
     PathPart,
     PredictionPart,
+    UniformTimes,
     perturb,
 )
 from suffuse.process.curriculum import Doubling, Fixed
@@ -360,3 +361,12 @@ def test_settings_without_effect_are_refused() -> None:
         GridPairs().replace(levels=LogNormal(stratified=True))
     with pytest.raises(UsageError, match="c must be above 0"):
         Cauchy().replace(c=0.0)
+
+
+def test_gaps_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"reach clean data, beyond the end t_min of the map; set objective.end=clean"):
+        Consistency(pairs=GapPairs()).check(EDM(), 100)
+    beyond = GapPairs(levels=UniformTimes(beyond=0.08))
+    with pytest.raises(UsageError, match="draw the end of path 'flow', where it is infinite"):
+        beyond.check(Flow(), 100)
+    GapPairs(levels=UniformTimes()).check(Flow(), 100)

@@ -29,6 +29,7 @@ from suffuse.process import (
     PredictionPart,
     TrigonometricPath,
 )
+from suffuse.training.recipe_files import load_recipe
 
 PROGRESS = Progress(step=500, total=1000)
 
@@ -177,3 +178,14 @@ def test_conditions_may_be_hidden() -> None:
     model = _model(objective, Flow(), FlowVelocity())
     batch = Batch(x0=torch.full((8, 2), 0.3), cond=Conditions())
     assert bool(objective.build(model)(model, batch, PROGRESS, _draws(8))["mean_flow"].isfinite().all())
+
+
+@pytest.mark.parametrize("objective", ["mean_flow", "continuous_consistency"])
+def test_a_network_that_computes_again_has_no_derivative(objective: str) -> None:
+    changes = ["network={kind: unet, checkpointing: true}", f"objective={objective}", "steps=10"]
+    if objective == "mean_flow":
+        changes += ["path=flow", "prediction=flow", "sampling.solver=map_steps"]
+    else:
+        changes += ["path=trigonometric", "prediction=edm", "time=identity", "sampling.solver=consistency"]
+    with pytest.raises(UsageError, match=r"computes its blocks again does not give; set network.checkpointing=false"):
+        load_recipe("digits-ddpm", changes).check()

@@ -134,3 +134,11 @@ def test_rescaling_the_noise_is_diffusers_form() -> None:
     expected = reference.rescale_noise_cfg(eps[0] + 6.0 * (eps[1] - eps[0]), eps[1], 0.7)
     found = CFG(scale=6.0, rescale=0.7, rescale_in="eps").bind(Two(), path)(x, t, COND, Call()).x0
     torch.testing.assert_close((x - level.alpha * found) / level.sigma, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_projected_guidance_at_scale_zero_is_its_own_limit() -> None:
+    x = _noise("x")
+    part = APG(scale=0.0, along=0.3, longest=0.5)
+    zero, near = (part.replace(scale=s).bind(Two(), VP())(x, 0.4, COND, Call(step=0)).x0 for s in (0.0, 1e-9))
+    assert (part.most_evaluations, CFG(scale=0.0).most_evaluations) == (2, 1)
+    torch.testing.assert_close(zero, near, atol=1e-7, rtol=0)

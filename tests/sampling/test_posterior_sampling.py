@@ -232,3 +232,12 @@ def test_mistakes_are_told() -> None:
         Inpainting(box=(2, 2, 3, 1)).of(IMAGES)
     with pytest.raises(UsageError, match=r"'gaussian_blur' is of images.*shape \(3,\)"):
         GaussianBlur().of(torch.zeros(2, 3))
+
+
+def test_what_is_led_away_from_stays_when_the_measurement_is_taken_out() -> None:
+    cond = Conditions.of(label=torch.zeros(2, dtype=torch.int64), measurement=torch.zeros(2, 1))
+    negative = Conditions.of(label=torch.ones(2, dtype=torch.int64))
+    plain = DPS(measurement=BlockMean(factor=2)).plain(cond.against(negative))
+    assert plain is not None
+    assert set(plain.values) == {"label"}
+    assert plain.absent().values["label"].tolist() == [1, 1]

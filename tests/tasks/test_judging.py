@@ -17,7 +17,7 @@ import torch
 
 from suffuse.base.errors import UsageError
 from suffuse.data import DataPart, Dataset, Digits, GaussianMixture, Images, Rings, Shapes
-from suffuse.metrics import Pixels
+from suffuse.metrics import Pixels, Ruler
 from suffuse.tasks import judge as judging
 from suffuse.tasks.evaluate import evaluate, figures_table, read_evaluation
 from suffuse.tasks.generate import Generated, generate
@@ -269,3 +269,21 @@ def test_a_run_whose_data_are_elsewhere_asks_for_others(make_run: MakeRun, tmp_p
     with pytest.raises(UsageError) as caught:
         judge_of(run, samples=10, source=Images(path=tmp_path / "mistyped", size=8))
     assert "give --data" not in str(caught.value), "it was given"
+
+
+def test_precision_looks_at_all_classes_of_a_large_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class by class, as folders are read; a perfect generator of both classes."""
+    monkeypatch.setattr(judging, "_NEIGHBOURS", 60)
+    values = np.zeros((400, 8, 8, 3), np.uint8)
+    values[200:] = 200
+    values += np.random.default_rng(0).integers(0, 40, values.shape, dtype=np.uint8)
+    dataset = Dataset.of("two", values, labels=np.repeat([0, 1], 200), classes=("dark", "light"))
+    found = ImageJudge(dataset, Pixels((3, 8, 8)), count=400)
+    again = values[np.random.default_rng(1).permutation(400)[:100]].transpose(0, 3, 1, 2)
+    made = Generated(torch.from_numpy(again.astype(np.float32) / 127.5 - 1), None, (), 1.0, 1.0)
+    measured = {
+        item.name: item.value
+        for item in found.measure(made, Ruler(samples=100, data="", reference="", reference_count=0))
+    }
+    assert measured["precision"] > 0.9
+    assert measured["coverage"] > 0.5

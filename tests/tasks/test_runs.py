@@ -14,7 +14,19 @@ from PIL import Image
 
 from suffuse.base.errors import UsageError
 from suffuse.data import Digits, Rings, Shapes
-from suffuse.sampling import CFG, DDIM, CFGPlusPlus, DPMSolverPP, Heun, Karras, ListedTimes, NoGuidance, Uniform
+from suffuse.sampling import (
+    CFG,
+    DDIM,
+    Autoguidance,
+    CFGPlusPlus,
+    DPMSolverPP,
+    Heun,
+    Karras,
+    ListedTimes,
+    NoGuidance,
+    NoiseInjection,
+    Uniform,
+)
 from suffuse.tasks.runs import OpenRun, Wanted, named, other_data, settle
 from suffuse.training.settings import SamplingSettings
 
@@ -119,3 +131,17 @@ def test_reference_data_of_another_kind_are_refused(make_run: MakeRun) -> None:
     for run in (points, make_run("pairs", shape=(2, 8, 8))):
         with pytest.raises(UsageError, match=r"makes samples of \(2,.*but data 'digits' are images"):
             other_data(run, "digits")
+
+
+def test_a_scale_goes_to_the_guidance_inside_and_what_is_beside_it_stays(
+    digits_run: OpenRun,
+) -> None:
+    assert digits_run.recipe is not None
+    recipe = digits_run.recipe
+    own = NoiseInjection(inner=CFG(scale=2.0, above=0.5))
+    run = replace(digits_run, recipe=recipe.replace(sampling=digits_run.sampling.replace(guidance=own)))
+    assert settle(run, Wanted(cfg=4)).guidance == own.replace(inner=CFG(scale=4.0, above=0.5))
+    bad = Autoguidance(bad="somewhere", scale=2.0)
+    run = replace(digits_run, recipe=recipe.replace(sampling=digits_run.sampling.replace(guidance=bad)))
+    with pytest.raises(UsageError, match="sampled with guidance 'autoguidance', which has no scale of classifier-free"):
+        settle(run, Wanted(cfg=4))
