@@ -283,7 +283,7 @@ def test_precision_looks_at_all_classes_of_a_large_reference(monkeypatch: pytest
     made = Generated(torch.from_numpy(again.astype(np.float32) / 127.5 - 1), None, (), 1.0, 1.0)
     measured = {
         item.name: item.value
-        for item in found.measure(made, Ruler(samples=100, data="", reference="", reference_count=0))
+        for item in found.measure(made, Ruler(samples=100, data="", reference="", reference_count=1))
     }
     assert measured["precision"] > 0.9
     assert measured["coverage"] > 0.5
