@@ -285,5 +285,5 @@ def test_precision_looks_at_all_classes_of_a_large_reference(monkeypatch: pytest
         item.name: item.value
         for item in found.measure(made, Ruler(samples=100, data="", reference="", reference_count=1))
     }
-    assert measured["precision"] > 0.9
+    assert measured["precision"] > 0.8
     assert measured["coverage"] > 0.5
