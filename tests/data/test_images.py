@@ -396,3 +396,29 @@ def test_real_zips(tmp_path, load, name, size, shape, classes):
     assert (data.captions is not None) == (name == "emoji128")
     assert 30 < data.values.mean() < 230
     shutil.rmtree(tmp_path / "cache")
+
+
+def test_names_that_are_no_utf8_are_told_and_never_a_traceback(tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for place in range(3):
+        (folder / f"{place}.png").write_bytes(png(place))
+    with open(os.fsencode(folder) + b"/\xff.png", "wb") as broken:
+        broken.write(b"no picture")
+    data = Images(path=folder, size=4).load()
+    assert len(data) == 3
+    assert any("\\udcff.png" in line for line in data.report.lines())
+    odd = os.fsencode(tmp_path / "classes")
+    for name in (b"/plain", b"/\xe9t\xe9"):
+        os.makedirs(odd + name)
+        with open(odd + name + b"/a.png", "wb") as picture:
+            picture.write(png())
+    with pytest.raises(UsageError, match=r"there is a class .* which is no whole UTF-8; write it anew"):
+        Images(path=tmp_path / "classes", size=4).load()
+
+
+@pytest.mark.parametrize("key", ["file_name", "label"])
+def test_half_a_character_in_the_metadata_is_told(pack, load, key):
+    row = {"file_name": "a.png", "text": "one", "label": "x"} | {key: "\ud800" if key == "label" else "\ud800.png"}
+    with pytest.raises(UsageError, match=f"line 1 of .* has {key} .* which is no whole UTF-8; write it anew"):
+        load(pack({"a.png": png(), "metadata.jsonl": json.dumps(row).encode()}))

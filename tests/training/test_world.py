@@ -220,6 +220,14 @@ def test_stages_are_trained_by_both_and_decided_by_the_first(pair: Path) -> None
     assert (pair / "staged" / "stages" / "squeeze" / "model.safetensors").is_file()
 
 
+def test_half_of_an_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT is"), joined("cpu"):
+        pass
+
+
 def test_several_players_and_a_codebook_stay_equal_in_both(pair: Path) -> None:
     first, second = (read_safetensors(pair / f"contested{rank}.safetensors") for rank in range(2))
     assert first.keys() == second.keys()

@@ -54,7 +54,7 @@ def sample_command(
     height: Height = None,
     width: Width = None,
     seed: Annotated[int, typer.Option("--seed", help="With its number, it determines each sample.")] = 0,
-    first: Annotated[int, typer.Option("--first", help="Number of the first sample.")] = 0,
+    first: Annotated[int, typer.Option("--first", min=0, max=2**62, help="Number of the first sample.")] = 0,
     batch: Batch = None,
     precision: Precision = None,
     weights: Weights = None,

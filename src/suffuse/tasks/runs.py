@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -249,6 +250,8 @@ def _guidance(run: OpenRun, scale: float | None) -> GuidancePart:
     own = run.sampling.guidance
     if scale is None:
         return own
+    if not math.isfinite(scale):
+        raise UsageError(f"cfg is {scale}; give a number")
     if not run.model.conditioner.reads:
         raise UsageError("cfg needs a conditional model, but this one knows no conditions; leave cfg out")
     return _scaled(own, scale)

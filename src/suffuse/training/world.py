@@ -18,6 +18,7 @@ from suffuse.base.errors import RunError, UsageError
 __all__ = ["World", "choose_device", "joined"]
 
 T = TypeVar("T")
+_PLACE = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,10 @@ def joined(device: str = "auto") -> Iterator[World]:
     if size == 1:
         yield World(0, 1, chosen)
         return
+    if missing := [name for name in _PLACE if name not in os.environ]:
+        raise UsageError(
+            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start all processes by torchrun, or unset it"
+        )
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
