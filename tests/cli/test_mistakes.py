@@ -82,7 +82,8 @@ def test_mistakes_in_training(
     [
         (["--n", "0"], ["n is 0", "at least one"]),
         (["--n", "-3"], ["n is -3"]),
-        (["--first", "-1"], ["first is -1"]),
+        (["--first", "-1"], ["--first", "greater than or equal to 0"]),
+        (["--first", "9" * 30], ["--first", "less than or equal to"]),
         (["--batch", "0"], ["batch", "0"]),
         (["--precision", "half"], ["precision", "'float32' or 'bfloat16'", "'half'"]),
         (["--nfe", "0"], ["nfe is 0", "at least 1"]),
