@@ -48,8 +48,8 @@ _RING = Experiment(
     columns=(_VALUE, "sliced_consistency@2", "spread_consistency@1", "denoising_error"),
     notes=(
         "A first run is not counted, in which the second stage began with the widest gap again instead of that with "
-        "which the first one ended, so that its early targets were clean data and the frozen map. It found the same: 1.3, "
-        "1.5 and 0.98.",
+        "which the first one ended, so that its early targets were clean data and the frozen map. It found the same: "
+        "1.3, 1.5 and 0.98.",
     ),
 )
 
