@@ -306,3 +306,20 @@ def test_a_straightened_schedule_goes_out_as_its_table() -> None:
     scheduler = diffusers.DDPMScheduler(**{k: v for k, v in scheduler_of(path, Eps()).items() if k[0] != "_"})
     index = torch.arange(1000, dtype=torch.float64)
     torch.testing.assert_close(scheduler.alphas_cumprod.double(), path.alpha(index) ** 2, rtol=1e-4, atol=1e-6)
+
+
+def test_a_pipeline_starts_at_the_last_index_and_knows_a_learned_variance(tmp_path: Path) -> None:
+    config = ModelConfig(
+        network=UNet(channels=8, multipliers=(1, 2), blocks=1, attention_levels=(), groups=4),
+        shape=(3, 8, 8),
+        path=VP(steps=1000, zero_terminal_snr=True),
+        prediction=V(),
+        out_channels=6,
+    )
+    config.build(seed=0).save_pretrained(tmp_path / "ours")
+    to_diffusers(tmp_path / "ours", tmp_path / "theirs")
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "theirs")
+    pipeline.scheduler.set_timesteps(20)
+    assert pipeline.scheduler.timesteps[0] == 999, "where there is no signal left"
+    made = pipeline(num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    assert made.shape == (1, 8, 8, 3)

@@ -220,6 +220,8 @@ def to_diffusers(
             "and step on. Sample it with suffuse (--solver consistency)"
         )
     scheduler = scheduler_of(config.path, config.prediction)
+    if config.out_channels == 2 * config.shape[0]:  # of a second half that only such a scheduler looks for
+        scheduler["variance_type"] = "learned_range"
     sharing = _sharing_of(config.time, config.path)
     labels = model.state_dict().get("conditioner.table.weight")
     beside = config.conditioner.extra_channels(config.shape)
