@@ -104,6 +104,15 @@ def test_radam_is_torch_s_radam(eps: float, decay: float) -> None:
     assert fast.param_groups[0]["weight_decay"] == decay
 
 
+def _from_its_state(
+    optimiser: torch.optim.Optimizer, named: dict[str, nn.Parameter], settings: OptimiserSettings
+) -> torch.optim.Optimizer:
+    """Another optimiser that goes on where one was, as after a resume."""
+    fresh = build_optimiser(named, settings)
+    load_optimiser_state(fresh, named, optimiser_state(optimiser, named))
+    return fresh
+
+
 def test_radam_goes_on_from_its_state() -> None:
     settings = OptimiserSettings(kind="radam", lr=1e-2)
     runs = []
@@ -112,9 +121,7 @@ def test_radam_goes_on_from_its_state() -> None:
         optimiser = build_optimiser(named, settings)
         for step in range(20):
             if step == stop:
-                state = optimiser_state(optimiser, named)
-                optimiser = build_optimiser(named, settings)
-                load_optimiser_state(optimiser, named, state)
+                optimiser = _from_its_state(optimiser, named, settings)
             named["w"].grad = torch.sin(named["w"].detach() * (step + 1))
             optimiser.step()
         runs.append(named["w"].detach().clone())
@@ -134,9 +141,7 @@ def test_radam_s_warm_up_begins_with_the_first_gradient() -> None:
         optimiser = build_optimiser(named, settings)
         for step in range(20):
             if step == stop:
-                state = optimiser_state(optimiser, named)
-                optimiser = build_optimiser(named, settings)
-                load_optimiser_state(optimiser, named, state)
+                optimiser = _from_its_state(optimiser, named, settings)
             if step >= 8:
                 named["w"].grad = torch.sin(named["w"].detach() * (step + 1))
                 if stop is None:
