@@ -19,7 +19,8 @@ else:
                                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
                                 cross_attention_dim=32)  # fmt: skip
     pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(32,)), unet=unet, scheduler=DDIMScheduler(steps_offset=1),
+        vae=AutoencoderKL(block_out_channels=(32,)), unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     words = torch.randn(1, 8, 32)

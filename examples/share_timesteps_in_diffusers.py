@@ -4,6 +4,7 @@ Run: python examples/share_timesteps_in_diffusers.py [steps]
 """
 
 import sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -34,17 +35,18 @@ for step in range(steps):
         print(f"step {step}: loss {loss.item():.3f}")
 
 pipeline = DDPMPipeline(unet=model.eval(), scheduler=scheduler)
-pipeline(batch_size=4, num_inference_steps=20).images[0].resize((64, 64)).save("digit.png")
-pipeline.save_pretrained("digits-etsdm")
+Path("runs").mkdir(exist_ok=True)
+pipeline(batch_size=4, num_inference_steps=20).images[0].resize((64, 64)).save("runs/digit.png")
+pipeline.save_pretrained("runs/digits-etsdm-diffusers")
 
 # `share_timesteps` was imported above; a script that only samples imports suffuse.interop.shared_timesteps instead.
-again = DDPMPipeline.from_pretrained("digits-etsdm").unet
+again = DDPMPipeline.from_pretrained("runs/digits-etsdm-diffusers").unet
 with torch.no_grad():
     at = {t: again(images[:1], t).sample for t in (20, 27, 39, 40)}
 print(f"loaded a {type(again).__name__}: {again.config['shared_timesteps']}")
 print(f"equal to the bit at t = 20, 27, 39: {torch.equal(at[20], at[27]) and torch.equal(at[20], at[39])}")
 print(f"and at t = 40, beyond the edge: {torch.equal(at[39], at[40])}")
 try:
-    UNet2DModel.from_pretrained("digits-etsdm/unet")
+    UNet2DModel.from_pretrained("runs/digits-etsdm-diffusers/unet")
 except ValueError as error:
     print(f"the stock class refuses the folder: {error}"[:130])

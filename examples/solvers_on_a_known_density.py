@@ -1,5 +1,8 @@
 """Compare solvers where the truth is known: a ring of Gaussians, whose posterior mean is exact.
 
+On this grid, from sigma 80 to 0.002, solvers of order 2 need some 20 evaluations to be nearer to the true ends than
+DDIM: with fewer the steps are too wide for them. Distances near that of another 1000 real points cannot be told apart.
+
 Run: python examples/solvers_on_a_known_density.py
 """
 

@@ -108,15 +108,18 @@ def overview(claims: Sequence[Claim], folder: Path = LEDGER) -> str:
 
 
 def summary(claims: Sequence[Claim], folder: Path = LEDGER) -> str:
-    """A row a technique: how many of its claims are in which state, tier by tier. Links hold for pages at the root."""
+    """A row a technique: how many of its claims are in which state and stale, by tier. Links hold at the root."""
     tiers = tiers_of(claims)
     lines = [f"| technique | claims | {' | '.join(tiers)} |", "|---|---|" + "---|" * len(tiers)]
     for key in dict.fromkeys(claim.technique for claim in claims):
         mine = [claim for claim in claims if claim.technique == key]
         cells = []
         for tier in tiers:
-            states = Counter(status(claim, tier, folder).words for claim in mine if tier in claim.experiments)
-            cells.append(", ".join(f"{count} {state}" for state, count in states.most_common()))
+            found = [status(claim, tier, folder) for claim in mine if tier in claim.experiments]
+            states = Counter(one.state for one in found)
+            told = ", ".join(f"{count} {state}" for state, count in states.most_common())
+            stale = sum(bool(one.stale) for one in found)
+            cells.append(f"{told} ({stale} stale)" if stale else told)
         technique = TECHNIQUES[key]
         lines.append(f"| [{technique.title}]({technique.page}) | {len(mine)} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -25,7 +25,9 @@ def train_command(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value: data size steps batch seed out device precision, or any dotted key."),
+        typer.Argument(
+            help="key=value: data size steps (or minutes) batch seed out device precision, or any dotted key."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and stop.")] = False,

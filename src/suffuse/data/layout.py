@@ -97,7 +97,7 @@ def read_layout(
     """
     if condition_key is not None and labels == "folders":
         raise UsageError(
-            f"condition_key {condition_key!r} is a key of {METADATA}; choose labels=auto or labels=metadata"
+            f"condition_key {condition_key!r} is a key of {METADATA}; choose data.labels=auto or data.labels=metadata"
         )
     metadata = [name for name in source.names if posixpath.basename(name) == METADATA]
     if len(metadata) > 1:
@@ -107,14 +107,14 @@ def read_layout(
         try:
             lines = source.read(source.names.index(metadata[0]))
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise UsageError(f"cannot read {owner}: {error}; mend it, or choose labels=folders") from None
+            raise UsageError(f"cannot read {owner}: {error}; mend it, or choose data.labels=folders") from None
         rows = _rows(lines, owner, folder=posixpath.dirname(metadata[0]))
         layout = _by_metadata(source, shown, rows, labels=labels, label_key=label_key, caption_key=caption_key)
         if condition_key is not None:
             _pair(layout, source, rows, condition_key, f"{METADATA} of {shown}")
         return layout
     if labels == "metadata" or condition_key is not None:
-        mend = "choose labels=folders or labels=none" if condition_key is None else "leave condition_key out"
+        mend = "choose data.labels=folders or data.labels=none" if condition_key is None else "leave condition_key out"
         raise UsageError(f"{shown} has no {METADATA}; add one, or {mend}")
     return _by_folders(source, shown, labels)
 
@@ -137,12 +137,12 @@ def _by_folders(source: Source, shown: str, labels: Labels) -> Layout:
     if loose or not classes:
         raise UsageError(
             f"{shown} has pictures outside its class folders ({_some(loose)}); move them into one, "
-            "or choose labels=none"
+            "or choose data.labels=none"
         )
     if labels == "auto" and len(classes) > 1 and _SPLITS.issuperset(name.lower() for name in classes):
         raise UsageError(
             f"the folders of {shown} are named like splits, not classes ({', '.join(classes)}); "
-            "name one of them as the path, or choose labels=folders or labels=none"
+            "name one of them as the path, or choose data.labels=folders or data.labels=none"
         )
     layout.pictures = [Picture(p.name, p.place, _first(p.name, root)) for p in pictures]
     layout.classes = class_names(classes)
