@@ -14,7 +14,7 @@ from suffuse.claims import result, tables
 from suffuse.claims.protocol import Claim, Criterion
 from suffuse.claims.record import Folders, show
 from suffuse.claims.result import read, result_file, status, write
-from suffuse.claims.tables import filled, overview, report
+from suffuse.claims.tables import filled, overview, report, summary
 from suffuse.claims.verify import Checked, Settings, verify
 
 from .conftest import tiny_claim
@@ -84,6 +84,15 @@ def test_a_changed_source_makes_it_stale(checked: Checked, folder: Path, monkeyp
     assert found.stale == ("none", "etsdm")
     assert found.words == "reproduced (stale)"
     assert "Stale, because recipe or source have changed since: none, etsdm." in report(found)
+
+
+def test_a_summary_counts_states_and_what_is_stale(
+    checked: Checked, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = (checked.claim, tiny_claim("tiny-other"))
+    assert summary(claims, folder).endswith("| 2 | 1 reproduced, 1 not run |")
+    monkeypatch.setattr(result, "model_identity", lambda recipe: {"recipe": "same", "source": "other"})
+    assert summary(claims, folder).endswith("| 2 | 1 reproduced, 1 not run (1 stale) |")
 
 
 def test_without_a_result_it_was_not_run(checked: Checked, tmp_path: Path) -> None:
