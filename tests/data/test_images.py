@@ -299,6 +299,19 @@ def test_grey_until_the_first_colour(pack, load):
     assert mixed.values[5, 0, 0].tolist() == [9, 10, 9]
 
 
+def test_folders_of_runs_and_empty_ones_are_no_data(tmp_path, load):
+    """Training in the folder of the pictures adds neither pictures nor a class."""
+    run = {"runs/mine/recipe.yaml": b"", "runs/mine/samples/step-1.png": png(9), "runs/new/.lock": b""}
+    tree(tmp_path / "flat", {**many(3), **run})
+    (tmp_path / "flat" / "nothing").mkdir()
+    flat = load(tmp_path / "flat")
+    assert (len(flat), len(flat.classes)) == (3, 0)
+    tree(tmp_path / "classed", {"a/1.png": png(1), "b/2.png": png(2), **run})
+    (tmp_path / "classed" / "nothing").mkdir()
+    classed = load(tmp_path / "classed")
+    assert (len(classed), classed.classes) == (2, ("a", "b"))
+
+
 def test_sources_that_are_not_there(tmp_path, load):
     with pytest.raises(UsageError, match=r"there is no folder or zip '.*nowhere'; check the path"):
         load(tmp_path / "nowhere")

@@ -154,6 +154,31 @@ def test_flow_under_a_name_of_the_other_family() -> None:
     assert torch.equal(ours.scale_noise(x, t, eps), 0.75 * x + 0.25 * eps)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({**SCALED, "_class_name": "LCMScheduler"}, "distilled network, which gives endpoints"),
+        ({**SCALED, "_class_name": "CogVideoXDDIMScheduler", "snr_shift_scale": 3.0}, "snr_shift_scale = 3.0"),
+        ({**SCALED, "_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "'continuous'; only"),
+        ({"_class_name": "IPNDMScheduler", "trained_betas": None}, "neither a table of betas nor the flow path"),
+    ],
+)
+def test_what_only_looks_like_our_process_is_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        SolverScheduler.like(config)
+
+
+def test_a_learned_variance_is_left_aside() -> None:
+    plain, doubled = (SolverScheduler.like(DDIMScheduler(**SCALED), solver="ddim") for _ in range(2))
+    x = y = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for scheduler in (plain, doubled):
+        scheduler.set_timesteps(3)
+    for t in plain.timesteps:
+        x = plain.step(raw(x, float(t)), t, x).prev_sample
+        y = doubled.step(torch.cat([raw(y, float(t)), y], dim=1), t, y).prev_sample
+    assert torch.equal(x, y)
+
+
 def test_noise_comes_from_the_generator_and_is_drawn_once_a_step() -> None:
     for solver in (DDPM(), Heun(churn=4.0, churn_to=5.0)):
         scheduler = SolverScheduler.like(DDPMScheduler(**SCALED), solver=solver.dump(), grid=Karras().dump())

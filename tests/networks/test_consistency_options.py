@@ -26,8 +26,8 @@ NETWORKS: tuple[NetworkPart, ...] = (
 )
 
 
-def _x(n: int = 4) -> Tensor:
-    return torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+def _x(n: int = 4, channels: int = 1) -> Tensor:
+    return torch.randn(n, channels, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (6, 10, 3, 3)])
@@ -109,12 +109,14 @@ def test_dropout_is_the_same_in_both_evaluations(part: NetworkPart, checkpointin
 
 
 @pytest.mark.parametrize("part", NETWORKS, ids=repr)
-def test_forward_derivatives_are_those_of_differences(part: NetworkPart) -> None:
-    network = part.build((1, 8, 8)).double()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_forward_derivatives_are_those_of_differences(part: NetworkPart, channels: int) -> None:
+    """Of three channels too: only then do maps lie channels last."""
+    network = part.build((channels, 8, 8)).double()
     if part.kind == "dit":
         for p in network.parameters():  # a fresh DiT says nothing
             nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
-    x, t = _x().double(), torch.linspace(0.1, 0.9, 4)
+    x, t = _x(channels=channels).double(), torch.linspace(0.1, 0.9, 4)
     dx, dt = torch.ones_like(x), torch.ones_like(t)
 
     def value(x: Tensor, t: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from suffuse.sampling import (
     Uniform,
 )
 from suffuse.tasks.runs import OpenRun, Wanted, named, other_data, settle
+from suffuse.training.recipe import Recipe
 from suffuse.training.settings import SamplingSettings
 
 MakeRun = Callable[..., OpenRun]
@@ -77,6 +78,15 @@ def test_another_scale_keeps_the_interval_of_the_run_s_guidance(digits_run: Open
     assert settle(run, Wanted(cfg=4)).guidance == own.replace(scale=4)
     assert settle(run, Wanted()).guidance == own
     assert settle(run, Wanted(cfg=1)).guidance == NoGuidance()
+
+
+def test_guidance_needs_a_half_that_was_trained(digits_run: OpenRun) -> None:
+    recipe = digits_run.recipe
+    assert isinstance(recipe, Recipe)
+    run = replace(digits_run, recipe=recipe.replace(objective=recipe.objective.replace(condition_dropout=0.0)))
+    assert settle(run, Wanted(cfg=1)).guidance == NoGuidance()
+    with pytest.raises(UsageError, match=r"condition_dropout=0, so that it never learned one; leave cfg out"):
+        settle(run, Wanted(cfg=3))
 
 
 def test_cfg_plus_plus_keeps_its_own_scale_and_its_solvers(digits_run: OpenRun) -> None:

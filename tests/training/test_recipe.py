@@ -108,6 +108,15 @@ def test_low_resolution_widens_the_network_and_may_be_told_the_classes_too(tiny:
         tiny(tree={**tree, "conditioner": {"kind": "low_resolution", "factor": 7}}).resolve(pictures(classes=3))
 
 
+def test_a_map_is_not_sampled_by_a_solver_for_means(tiny: Make) -> None:
+    """Found before training, not when its first samples are drawn."""
+    tree = {"objective": "consistency", "path": "edm", "prediction": "consistency", "time": "log_sigma"}
+    good = {"solver": "consistency", "grid": {"kind": "karras", "sigma_min": 0.8, "steps": 1}}
+    check_recipe(tiny(tree={**tree, "sampling": good}, steps=2000))
+    with pytest.raises(UsageError, match=r"solver 'ddim' needs the posterior mean, but objective 'consistency'"):
+        check_recipe(tiny(tree={**tree, "sampling": {**good, "solver": "ddim"}}, steps=2000))
+
+
 def test_a_network_of_another_kind_of_data_is_refused(tiny: Make) -> None:
     with pytest.raises(UsageError, match=r"a U-Net needs data of shape \(C, H, W\)"):
         tiny().replace(network=UNet(channels=8, groups=4)).resolve(GaussianMixture(count=10).load())

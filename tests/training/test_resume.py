@@ -202,6 +202,8 @@ def test_another_run_by_the_same_name_is_refused(tiny: Make, remains: Remains) -
     for changes, words in (
         ({"batch": 4}, r"begun with training.batch 8, not 4; resume with its own, or begin another run"),
         ({"seed": 5}, r"training.seed 0, not 5"),
+        ({"tree": {"objective": {"condition_dropout": 0.5}}}, r"begun with objective.condition_dropout 0.1, not 0.5"),
+        ({"tree": {"init": "elsewhere"}}, r"a run that is resumed has its own; leave init out"),
         ({"tree": {"prediction": "x0"}}, r"begun with prediction {'kind': '\w+'}, not {'kind': 'x0'}"),
         ({"tree": {"data": {"kind": "rings"}}}, r"the data are not those that the run was begun with"),
         ({"steps": 3}, r"training.steps is 3, but the run has taken 8"),

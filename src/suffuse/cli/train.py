@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,7 +75,8 @@ def train_command(
     loss = "nothing was left to do" if math.isnan(done.loss) else f"loss {done.loss:.4f}"
     say(f"{done.folder}: {done.step} steps, {done.seconds:.0f} s in this session, {loss}")
     use = _USES.get("generator" if isinstance(wanted, Staged) else wanted.learns, "sample {} --n 16")
-    say(f"next: suffuse {use.format(done.folder)}   or   suffuse eval {done.folder}")
+    folder = shlex.quote(str(done.folder))
+    say(f"next: suffuse {use.format(folder)}   or   suffuse eval {folder}")
 
 
 _USES = {"codec": "train RECIPE codec.run={}", "alignment": "train RECIPE conditioner.run={}"}

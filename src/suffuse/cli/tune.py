@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated
 
 import typer
@@ -67,4 +68,4 @@ def tune_command(
     say(f"{way}: {found.headline} {found.after:.4g}, the run's own way at that cost {found.before:.4g}")
     if found.after > found.before:
         note("on fresh noise what was found is no better than the run's own; more samples (--n) make the search surer")
-    say(f"{file}; next: suffuse sample {run} --preset {found.preset.name}")
+    say(f"{file}; next: suffuse sample {shlex.quote(str(run))} --preset {found.preset.name}")

@@ -186,7 +186,7 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
         if self.small == "refuse" and SMALL in left:
             raise UsageError(
                 f"{shown} has pictures smaller than size = {self.size}: {Skipped.of(left[SMALL])}; "
-                "lower size, or choose small=upscale or small=skip"
+                "lower size, or choose data.small=upscale or data.small=skip"
             )
         # That small pictures are left out is the user's wish, no fault of theirs.
         faults = {reason: names for reason, names in left.items() if reason != SMALL} | listing.layout.lost
@@ -196,7 +196,7 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
             allowed = f"more than max_bad = {self.max_bad:g}" if self.on_error == "skip" else "on_error is 'refuse'"
             raise UsageError(
                 f"{shown}: {bad} of {total} pictures cannot be used ({allowed}): {_named(faults)}; "
-                "mend or remove them, or allow more by on_error=skip and max_bad"
+                f"mend or remove them, or allow so many by data.on_error=skip data.max_bad={-(-100 * bad // total) / 100:g}"
             )
         if not tally.kept:
             raise UsageError(f"{shown} has no picture that can be used; left out: {_named(left) or 'none'}")

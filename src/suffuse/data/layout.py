@@ -129,8 +129,10 @@ def _by_folders(source: Source, shown: str, labels: Labels) -> Layout:
         layout.notes.append(f"ignored {others.total()} files that are not pictures ({summary(others)})")
     if not pictures:
         raise UsageError(f"{shown} has no pictures ({', '.join(sorted(SUFFIXES))}); {_what_there_is(source, layout)}")
-    root = _root(pictures, source.folders)
-    classes = sorted({_first(name, root) for name in source.folders if _inside(name, root)})
+    # Pictures without any in a folder beside them have no classes, whatever else lies there.
+    folders = source.folders if any("/" in picture.name for picture in pictures) else frozenset()
+    root = _root(pictures, folders)
+    classes = sorted({_first(name, root) for name in folders if _inside(name, root)})
     if labels == "none" or (labels == "auto" and not classes):
         return layout
     loose = [picture.name for picture in pictures if "/" not in picture.name.removeprefix(root)]

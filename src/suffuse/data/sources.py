@@ -26,8 +26,10 @@ __all__ = ["Source", "ZipLimits", "open_source"]
 
 LINK = "link, not followed"
 ODD = "neither file nor folder"
+RUN = "folder of a run, not of data"
 
 _JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_OF_RUN = frozenset({".lock", "recipe.yaml"})  # what a folder that was trained in has from its first moment on
 _RATIO_FROM = 1 << 20  # bytes: below this size a high ratio does no harm (blank pictures reach the format's 1000)
 _STREAMED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the methods that never unpack more than they are asked for
 
@@ -99,7 +101,12 @@ class _Folder(Source):
         waiting = [""]
         while waiting:
             folder = waiting.pop()
-            for entry in self._entries(folder):
+            entries = self._entries(folder)
+            if folder and not _OF_RUN.isdisjoint(entry.name for entry in entries):
+                folders.discard(folder)
+                self.passed.setdefault(RUN, []).append(folder)
+                continue
+            for entry in entries:
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if _is_junk(entry.name):
                     continue

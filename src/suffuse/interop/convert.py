@@ -32,12 +32,39 @@ from suffuse.process import (
     V,
 )
 
-__all__ = ["process_of", "scheduler_of", "to_diffusers", "to_suffuse"]
+__all__ = ["check_scheduler", "process_of", "scheduler_of", "to_diffusers", "to_suffuse"]
 
 _PREDICTIONS: dict[str, PredictionPart] = {"epsilon": Eps(), "v_prediction": V(), "sample": X0()}
 # Schedules by diffusers' names: ours, and whether beta_start and beta_end count.
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _DDPM: dict[str, Any] = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+
+
+_ENDPOINTS = ("LCMScheduler", "TCDScheduler")
+
+
+def check_scheduler(scheduler: Mapping[str, Any]) -> None:  # Any: JSON values
+    """Refuse a diffusers scheduler whose process only looks like one of ours.
+
+    Raises:
+        UsageError: Its network gives endpoints and no means, or its levels or times are others than its table's.
+    """
+    name = str(scheduler.get("_class_name", "DDPMScheduler"))
+    if name in _ENDPOINTS:
+        raise UsageError(
+            f"scheduler {name!r} samples a distilled network, which gives endpoints and no means; our solvers would "
+            "take them for means. Give the scheduler of the network that it was distilled from"
+        )
+    if scheduler.get("snr_shift_scale", 1.0) not in (None, 1, 1.0):
+        raise UsageError(
+            f"scheduler {name!r} shifts its levels by snr_shift_scale = {scheduler['snr_shift_scale']}, which we do "
+            "not have; only 1 is known here"
+        )
+    if scheduler.get("timestep_type", "discrete") not in (None, "discrete"):
+        raise UsageError(
+            f"scheduler {name!r} tells its network times of timestep_type {scheduler['timestep_type']!r}; only "
+            "'discrete' ones are known here"
+        )
 
 
 def process_of(scheduler: Mapping[str, Any]) -> tuple[PathPart, PredictionPart]:  # Any: JSON values
@@ -48,7 +75,8 @@ def process_of(scheduler: Mapping[str, Any]) -> tuple[PathPart, PredictionPart]:
     """
     name = scheduler.get("_class_name", "DDPMScheduler")
     # A saved scheduler of the family always names its schedule; one without has another process (EDM, flow, VE).
-    if scheduler and not {"beta_schedule", "trained_betas"} & scheduler.keys():
+    check_scheduler(scheduler)
+    if scheduler and scheduler.get("beta_schedule") is None and scheduler.get("trained_betas") is None:
         raise UsageError(f"scheduler {name!r} has no table of betas; only diffusers' DDPM family can be imported")
     config = _DDPM | dict(scheduler)
     schedule, kind = str(config["beta_schedule"]), str(config.get("prediction_type", "epsilon"))

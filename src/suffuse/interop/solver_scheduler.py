@@ -23,7 +23,7 @@ from torch import Tensor
 from suffuse.base.errors import UsageError
 from suffuse.base.part import explain
 from suffuse.base.randomness import Draws
-from suffuse.interop.convert import process_of
+from suffuse.interop.convert import check_scheduler, process_of
 from suffuse.interop.scheduler_grids import grid_of
 from suffuse.process import Flow, FlowVelocity, PathPart, PredictionPart
 from suffuse.sampling import Adaptive, Estimate, Grid, GridPart, ListedTimes, Shifted, Solver, SolverPart
@@ -141,6 +141,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     def like(cls, scheduler: Any, *, solver: Fields = "dpmpp", grid: Fields | None = None) -> SolverScheduler:
         """For the process of another scheduler: any of diffusers' DDPM family or of flow matching.
 
+        Estimates are not clipped: `clip_sample` and `thresholding` of the other one are left behind.
+
         Args:
             scheduler: A pipeline's scheduler, or its configuration.
             solver: Kind, or fields.
@@ -151,6 +153,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         """
         config = dict(getattr(scheduler, "config", scheduler))
         name = str(config.get("_class_name", type(scheduler).__name__))
+        check_scheduler({**config, "_class_name": name})
         flow = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
         keys = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
         kept = {key: config[key] for key in (*keys, "num_train_timesteps", "rescale_betas_zero_snr") if key in config}
@@ -307,6 +310,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         assert self._state is not None
         level = self._path.level(self._expected())
         c_skip, c_out = self._prediction.output(float(level.alpha), float(level.sigma), 0.5)
+        if model_output.shape[1] == 2 * x.shape[1]:  # a learned variance, which our solvers do not need
+            model_output = model_output.chunk(2, dim=1)[0]
         self._known.append(Estimate(c_skip * x + c_out * model_output.float()))
         try:
             self._noise.used[0] = 0

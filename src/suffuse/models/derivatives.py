@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from suffuse.base.errors import RunError
 
@@ -19,16 +22,31 @@ def jvp(
     """Value of a function and its directional derivative, in one forward pass.
 
     Gradients of the value flow to weights as usual. The fused attention kernels have no forward derivative, so the
-    plain one is taken; nothing is compiled.
+    plain one is taken; group norms get their maps channels first; nothing is compiled.
 
     Args:
         function: Of tensors, such as a model's output in x and t.
         at: Where.
         direction: Tangents, of the shapes of `at`.
     """
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), _ChannelsFirst():
         found: tuple[Tensor, Tensor] = torch.func.jvp(function, at, direction)  # type: ignore[assignment]  # without aux
     return found
+
+
+class _ChannelsFirst(TorchFunctionMode):
+    """Group norms of maps that lie channels first: the forward derivative of others views them as what they are not."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # Any: of every function of torch
+        if func is F.group_norm:
+            args = (args[0].contiguous(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 def check_finite_derivative(derivative: Tensor, step: int) -> None:

@@ -254,7 +254,13 @@ def _guidance(run: OpenRun, scale: float | None) -> GuidancePart:
         raise UsageError(f"cfg is {scale}; give a number")
     if not run.model.conditioner.reads:
         raise UsageError("cfg needs a conditional model, but this one knows no conditions; leave cfg out")
-    return _scaled(own, scale)
+    guidance = _scaled(own, scale)
+    if guidance.needs_absent and isinstance(run.recipe, Recipe) and run.recipe.objective.condition_dropout == 0:
+        raise UsageError(
+            "cfg needs an unconditional half, but this run was trained with objective.condition_dropout=0, so that it "
+            "never learned one; leave cfg out, or train with 0.1"
+        )
+    return guidance
 
 
 def _scaled(own: GuidancePart, scale: float) -> GuidancePart:

@@ -107,6 +107,11 @@ class Recipe(RecipePart):
         times = self.sampling.grid.times(self.path)
         self.sampling.solver.init(torch.zeros(1), times, self.path)
         self.sampling.guidance.check(self.sampling.solver)
+        if self.sampling.solver.needs_mean and objective.flow_map() is not None:
+            raise UsageError(
+                f"sampling.solver {self.sampling.solver.kind!r} needs the posterior mean, but objective "
+                f"{objective.kind!r} learns endpoints; use sampling.solver=consistency"
+            )
         if not isinstance(self.conditioner, str):
             self.check_guidance(self.conditioner)
 

@@ -15,17 +15,24 @@ _ANOTHER = "resume with its own, or begin another run from this one's model with
 
 
 def check_resumed(recipe: AnyRecipe, recorded: AnyRecipe) -> None:
-    """Refuse another process, batch or seed than those with which the run was begun.
+    """Refuse another process, objective, batch or seed than those with which the run was begun.
 
     Args:
         recipe: As it is resumed.
         recorded: As the run's folder has it.
+
+    Where frozen models lie may change: they were copied when the run was begun.
 
     Raises:
         UsageError: Names the setting, what it was and what it is now.
     """
     for name in _PROCESS:
         _check(name, getattr(recipe, name, None), getattr(recorded, name, None))
+    if getattr(recipe, "init", None) is not None and getattr(recorded, "init", None) is None:
+        raise UsageError("init names weights to start from, but a run that is resumed has its own; leave init out")
+    now, begun = (_settings(getattr(one, "objective", None)) for one in (recipe, recorded))
+    for name in sorted(now.keys() | begun.keys()):
+        _check(f"objective.{name}", now.get(name), begun.get(name))
     for name in _TRAINING:
         _check(f"training.{name}", getattr(recipe.training, name), getattr(recorded.training, name))
 
@@ -58,6 +65,16 @@ def check_data(now: str, begun: str | None) -> None:
 def _check(name: str, now: Any, begun: Any) -> None:  # Any: values of any setting
     if now != begun:
         raise UsageError(f"the run was begun with {name} {_told(begun)}, not {_told(now)}; {_ANOTHER}")
+
+
+def _settings(objective: Any) -> dict[str, Any]:  # Any: as above
+    """An objective as plain data, without the places of the runs that it asks."""
+
+    def kept(value: Any) -> Any:  # Any: as above
+        return {k: kept(v) for k, v in value.items() if k != "run"} if isinstance(value, dict) else value
+
+    found: dict[str, Any] = {} if objective is None else kept(objective.dump())
+    return found
 
 
 def _told(value: Any) -> str:  # Any: as above
