@@ -167,6 +167,7 @@ def test_a_teacher_of_one_shape_is_refused_before_the_first_step(tiny: Make, pic
     squares = {"data": {name: value for name, value in data(pictures)["data"].items() if name != "aspects"}}
     teacher = train(tiny("teacher", pictures=True, tree={**squares, **dit}), "teacher").folder
     asks = {"objective": {"kind": "consistency", "teacher": {"run": str(teacher)}, "pairs": PAIRS}}
+    asks["sampling"] = {"solver": "consistency"}
     with pytest.raises(UsageError, match=r"network 'dit' takes samples of .* choose another run than .* in the objec"):
         train(tiny("student", pictures=True, tree={**data(pictures), **asks}), "student")
 

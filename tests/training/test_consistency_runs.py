@@ -17,7 +17,7 @@ from suffuse.sampling import sample
 from suffuse.training.checkpoint import find_latest
 from suffuse.training.frozen_parts import PARTS
 from suffuse.training.recipe import Recipe
-from suffuse.training.recipe_files import load_recipe
+from suffuse.training.recipe_files import dump_recipe, load_recipe
 from suffuse.training.run import Watcher, train
 from suffuse.training.signals import Stopped
 
@@ -93,10 +93,14 @@ def test_resumed_within_a_curriculum_is_the_straight_run(tiny: Make, remains: Re
 
 
 def test_an_averaged_target_is_not_resumed_without_its_state(tiny: Make) -> None:
-    """A checkpoint of a run without an average, resumed with one."""
+    """A checkpoint of a run without an average, resumed with one: refused by the recipe, and by the checkpoint."""
     _stopped_after(tiny("run", tree=ICT, steps=16), 7)
+    averaged = tiny("run", tree=VARIANTS["averaged target"], steps=16)
+    with pytest.raises(UsageError, match=r"begun with objective.target {'kind': 'same'}, not {'kind': 'average'"):
+        train(averaged, "name", resume=True)
+    (Path(averaged.out or "") / "recipe.yaml").write_text(dump_recipe(averaged))
     with pytest.raises(UsageError, match=r"state of the objective.*missing"):
-        train(tiny("run", tree=VARIANTS["averaged target"], steps=16), "name", resume=True)
+        train(averaged, "name", resume=True)
 
 
 def _denoiser(tiny: Make, **tree: Any) -> Path:

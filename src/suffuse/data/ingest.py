@@ -196,7 +196,8 @@ class PicturesPart(PictureRules, DataPart, abc.ABC):
             allowed = f"more than max_bad = {self.max_bad:g}" if self.on_error == "skip" else "on_error is 'refuse'"
             raise UsageError(
                 f"{shown}: {bad} of {total} pictures cannot be used ({allowed}): {_named(faults)}; "
-                f"mend or remove them, or allow so many by data.on_error=skip data.max_bad={-(-100 * bad // total) / 100:g}"
+                "mend or remove them, or allow so many by data.on_error=skip "
+                f"data.max_bad={-(-100 * bad // total) / 100:g}"
             )
         if not tally.kept:
             raise UsageError(f"{shown} has no picture that can be used; left out: {_named(left) or 'none'}")

@@ -31,8 +31,9 @@ def check_resumed(recipe: AnyRecipe, recorded: AnyRecipe) -> None:
     if getattr(recipe, "init", None) is not None and getattr(recorded, "init", None) is None:
         raise UsageError("init names weights to start from, but a run that is resumed has its own; leave init out")
     now, begun = (_settings(getattr(one, "objective", None)) for one in (recipe, recorded))
-    for name in sorted(now.keys() | begun.keys()):
-        _check(f"objective.{name}", now.get(name), begun.get(name))
+    if now.get("kind") == begun.get("kind"):  # else the checkpoint refuses it
+        for name in now:
+            _check(f"objective.{name}", now[name], begun[name])
     for name in _TRAINING:
         _check(f"training.{name}", getattr(recipe.training, name), getattr(recorded.training, name))
 
