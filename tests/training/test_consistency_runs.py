@@ -195,6 +195,7 @@ def test_a_run_that_failed_before_its_first_line_is_begun_again(tiny: Make, tmp_
 def test_a_resumed_run_keeps_its_teacher(tiny: Make, remains: Remains, tmp_path: Path) -> None:
     source = _denoiser(tiny)
     tree = _taught(source)
+    tree["objective"]["teacher"]["weights"] = "ema_100"  # of which the run's copy knows nothing
     straight = train(tiny("straight", tree=tree, steps=16), "name").folder
     _stopped_after(tiny("run", tree=tree, steps=16), 7)
     shutil.rmtree(source)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from suffuse.base.errors import UsageError
+from suffuse.objectives.frozen import FrozenRun
 from suffuse.training.recipes import AnyRecipe
 
 __all__ = ["changes_told", "check_data", "check_resumed"]
 
 _PROCESS = ("path", "prediction", "time", "coupling")
 _TRAINING = ("batch", "seed", "flip")
+_FROZEN = tuple(FrozenRun.model_fields)
 _ANOTHER = "resume with its own, or begin another run from this one's model with init.run=FOLDER"
 
 
@@ -69,10 +71,10 @@ def _check(name: str, now: Any, begun: Any) -> None:  # Any: values of any setti
 
 
 def _settings(objective: Any) -> dict[str, Any]:  # Any: as above
-    """An objective as plain data, without the places of the runs that it asks."""
+    """An objective as plain data, without the frozen runs that it asks: they were copied, under other names."""
 
     def kept(value: Any) -> Any:  # Any: as above
-        return {k: kept(v) for k, v in value.items() if k != "run"} if isinstance(value, dict) else value
+        return {k: kept(v) for k, v in value.items() if k not in _FROZEN} if isinstance(value, dict) else value
 
     found: dict[str, Any] = {} if objective is None else kept(objective.dump())
     return found
