@@ -19,11 +19,11 @@ _ANOTHER = "resume with its own, or begin another run from this one's model with
 def check_resumed(recipe: AnyRecipe, recorded: AnyRecipe) -> None:
     """Refuse another process, objective, batch or seed than those with which the run was begun.
 
+    Where frozen models lie may change: they were copied when the run was begun.
+
     Args:
         recipe: As it is resumed.
         recorded: As the run's folder has it.
-
-    Where frozen models lie may change: they were copied when the run was begun.
 
     Raises:
         UsageError: Names the setting, what it was and what it is now.
